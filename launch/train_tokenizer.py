@@ -1,0 +1,91 @@
+"""Trains a VQ tokenizer on rendered maze video and writes it as a codec.
+
+    python -m launch.train_tokenizer --config=configs/maze_tokenizer.py --workdir=runs/tokenizer
+
+leaves `workdir/codec` (config.json, model.safetensors), which `Codec.load` takes. The codec is
+rewritten at every evaluation, so an interrupted run keeps its last one.
+"""
+
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from maskflow_jax.data.maze import MazeConfig, maze_videos
+from maskflow_jax.tokenizers import vqgan_training
+from maskflow_jax.tokenizers.codec import Codec, save_tokenizer, to_unit_range
+from maskflow_jax.tokenizers.vqgan import VQGANConfig
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment settings.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the codec and the log.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def render(data, split: str, num_videos: int) -> np.ndarray:
+    """Renders the frames of a split: uint8 [F, H, W, 3]."""
+    settings = MazeConfig(
+        num_videos=num_videos,
+        num_frames=data.num_frames,
+        fps=data.fps,
+        seed=data.seed,
+        split=split,
+    )
+    return np.concatenate([frames for _, frames, _ in maze_videos(settings)])
+
+
+def evaluate(directory: Path, frames: np.ndarray) -> dict[str, float]:
+    """Measures a written codec on held-out frames: PSNR in dB, share of codes used, perplexity."""
+    codec = Codec.load(directory)
+    tokens = codec.encode(frames)
+    error = np.mean((codec.decode(tokens).astype(np.float32) - frames) ** 2)
+    counts = np.bincount(tokens.reshape(-1), minlength=codec.config.codebook_size)
+    shares = counts[counts > 0] / counts.sum()
+    return {
+        "psnr": float(10 * np.log10(255**2 / error)),
+        "code_usage": float(np.mean(counts > 0)),
+        "perplexity": float(np.exp(-np.sum(shares * np.log(shares)))),
+    }
+
+
+def main(_) -> None:
+    """Renders, trains, evaluates and saves."""
+    config = _CONFIG.value
+    model = VQGANConfig(**config.model)
+    settings = vqgan_training.VQTrainingConfig(**config.training)
+    init, train_step, place_codebook = vqgan_training.build(model, settings)
+    train = render(config.data, "train", config.data.num_train_videos)
+    held_out = render(config.data, "test", config.data.num_test_videos)
+    logging.info("%d training frames, %d held-out frames", len(train), len(held_out))
+
+    init_key, key = jax.random.split(jax.random.key(config.seed))
+    rng = np.random.default_rng(config.seed)
+    state = init(init_key)
+    directory = Path(_WORKDIR.value) / "codec"
+    started = time.monotonic()
+    for step in range(1, settings.num_steps + 1):
+        if step == settings.warm_up_steps + 1:
+            # About four latents per code, so that no code starts from a single latent.
+            count = max(config.batch_size, 4 * model.codebook_size // model.grid_size**2)
+            sample = train[rng.integers(0, len(train), count)]
+            state = place_codebook(state, key, to_unit_range(sample))
+        batch = train[rng.integers(0, len(train), config.batch_size)]
+        state, metrics = train_step(state, key, to_unit_range(batch))
+        if step % config.eval_every_steps == 0 or step == settings.num_steps:
+            save_tokenizer(directory, model, state.params)
+            rate = step / (time.monotonic() - started)
+            remaining = (settings.num_steps - step) / rate / 60
+            logging.info(
+                "step %d, %.1f steps/s, %.1f min left; train %s; held out %s",
+                step,
+                rate,
+                remaining,
+                {name: round(float(value), 3) for name, value in metrics.items()},
+                {name: round(value, 3) for name, value in evaluate(directory, held_out).items()},
+            )
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,54 @@
+"""Training times: which moment of the path each frame of a clip is shown at.
+
+MaskFlow draws a time for every frame on its own (Algorithm 1), so that one network learns every
+mixture of clean and masked frames: that is what lets it extend a video by chunks of any context.
+All distributions keep `MIN_TIME` away from 0, where a frame carries no token at all.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+MIN_TIME = 1e-3
+
+
+def frame(key: jax.Array, batch: int, frames: int) -> jax.Array:
+    """Draws t ~ U(MIN_TIME, 1) for every frame independently: the method.
+
+    Args:
+        key: PRNG key.
+        batch: number of clips B.
+        frames: frames per clip T.
+
+    Returns:
+        Times float32 [B, T].
+    """
+    return jax.random.uniform(key, (batch, frames), minval=MIN_TIME, maxval=1.0)
+
+
+def constant(key: jax.Array, batch: int, frames: int) -> jax.Array:
+    """Draws one t ~ U(MIN_TIME, 1) for all frames of a clip: the constant-masking baseline.
+
+    Arguments and result are those of `frame`.
+    """
+    times = jax.random.uniform(key, (batch, 1), minval=MIN_TIME, maxval=1.0)
+    return jnp.broadcast_to(times, (batch, frames))
+
+
+def mixed(key: jax.Array, batch: int, frames: int) -> jax.Array:
+    """Draws as `frame` with probability 0.8 per clip, else one t ~ U(0.5, 1) for the whole clip.
+
+    The released code calls this "dynamic". Arguments and result are those of `frame`.
+    """
+    choice_key, frame_key, constant_key = jax.random.split(key, 3)
+    independent = jax.random.bernoulli(choice_key, 0.8, (batch, 1))
+    shared = jax.random.uniform(constant_key, (batch, 1), minval=0.5, maxval=1.0)
+    return jnp.where(independent, frame(frame_key, batch, frames), shared)
+
+
+FRAME_TIMES: dict[str, Callable[[jax.Array, int, int], jax.Array]] = {
+    "frame": frame,
+    "constant": constant,
+    "mixed": mixed,
+}

@@ -1,0 +1,94 @@
+"""Loss weights per frame: how much a frame counts at its point of the path.
+
+The signal-to-noise weights are Diffusion Forcing's (Chen et al. 2024, appendix B) with kappa in the
+place of the diffusion's signal: `fused` weights let a frame whose predecessors are clean count as
+cleaner than it is by itself. `elbo` turns the masked cross-entropy into a likelihood bound (Shi et
+al. 2024, Eq. 4; Gat et al. 2024).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from maskflow_jax.flow.schedules import Schedule
+
+
+def none(schedule: Schedule, times: jax.Array) -> jax.Array:
+    """Weighs all frames alike: ones [B, T]."""
+    del schedule
+    return jnp.ones_like(times)
+
+
+def snr(
+    schedule: Schedule,
+    times: jax.Array,
+    *,
+    fused: bool = False,
+    decay: float = 0.8,
+    clip: float = 6.0,
+    form: str = "released",
+) -> jax.Array:
+    """Weighs frames by a clipped signal-to-noise ratio.
+
+    Args:
+        schedule: gives kappa.
+        times: float [B, T].
+        fused: whether a running mean over the frames before joins a frame's own ratio.
+        decay: decay of that mean per frame.
+        clip: largest ratio; the weights lie in [0, clip].
+        form: the ratio: "released" for kappa^2 / (1 - kappa)^2, as the released code has it, or
+            "paper" for the paper's kappa^2 / (1 - kappa^2).
+
+    Returns:
+        Weights float [B, T], finite on all of [0, 1].
+
+    Raises:
+        ValueError: if `form` is unknown.
+    """
+    if form not in SNR_FORMS:
+        raise ValueError(
+            f"unknown form {form!r} of the ratio; choose one of {', '.join(SNR_FORMS)}"
+        )
+    kappa = schedule.kappa(times)
+    noise = SNR_FORMS[form](kappa)
+    # Clip before dividing: at kappa = 1 the ratio is infinite, the clipped one is not.
+    exceeds = jnp.square(kappa) >= clip * noise
+    clipped = jnp.where(exceeds, 1.0, jnp.square(kappa) / jnp.where(exceeds, 1.0, clip * noise))
+    if not fused:
+        return clip * clipped
+    before = _mean_of_frames_before(clipped, decay)
+    return clip * (1 - (1 - decay * before) * (1 - clipped))
+
+
+def elbo(schedule: Schedule, times: jax.Array) -> jax.Array:
+    """Weighs frames by kappa' / (1 - kappa), which makes the loss a bound on the likelihood.
+
+    With times uniform on [0, 1], the weighted cross-entropy summed over masked tokens bounds the
+    negative log-likelihood of the clip in nats. At kappa = 1 nothing is masked and the weight is 0.
+
+    Returns:
+        Weights float [B, T].
+    """
+    hidden = 1 - schedule.kappa(times)
+    weights = schedule.derivative(times) / jnp.where(hidden > 0, hidden, 1.0)
+    return jnp.where(hidden > 0, weights, 0.0)
+
+
+def _mean_of_frames_before(values: jax.Array, decay: float) -> jax.Array:
+    """Running mean over frames 0..f-1 at frame f, starting from the first value; 0 at frame 0."""
+
+    def update(mean, value):
+        mean = decay * mean + (1 - decay) * value
+        return mean, mean
+
+    _, means = jax.lax.scan(update, values[:, 0], values.T)  # the first update keeps values[:, 0]
+    return jnp.concatenate([jnp.zeros_like(values[:, :1]), means.T[:, :-1]], axis=1)
+
+
+SNR_FORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "released": lambda kappa: jnp.square(1 - kappa),
+    "paper": lambda kappa: 1 - jnp.square(kappa),
+}
+
+WEIGHTINGS: dict[str, Callable[..., jax.Array]] = {"none": none, "snr": snr, "elbo": elbo}

@@ -1,0 +1,102 @@
+"""The autoencoder against published numbers, climbing from encoder to image."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+
+from maskflow_jax.tokenizers import vqgan_torch
+from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig, nearest_code, parameter_count
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+def ldm_config(reference) -> VQGANConfig:
+    """The reference's settings in this project's names."""
+    settings = json.loads(str(reference["config"]))
+    ddconfig = settings["ddconfig"]
+    return VQGANConfig(
+        frame_size=ddconfig["resolution"],
+        base_width=ddconfig["ch"],
+        width_multipliers=tuple(ddconfig["ch_mult"]),
+        num_res_blocks=ddconfig["num_res_blocks"],
+        attention_resolutions=tuple(ddconfig["attn_resolutions"]),
+        z_channels=ddconfig["z_channels"],
+        embed_dim=settings["embed_dim"],
+        codebook_size=settings["n_embed"],
+    )
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return np.load(REFERENCE / "vq_f8_tiny.npz")
+
+
+@pytest.fixture(scope="module")
+def state_dict():
+    return load_file(REFERENCE / "vq_f8_tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def model(reference, state_dict):
+    config = ldm_config(reference)
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: VQGAN(config, nnx.Rngs(0))))
+    return nnx.merge(graphdef, vqgan_torch.from_torch(state_dict, config))
+
+
+def test_latents_and_tokens_match_the_reference(model, reference):
+    images = reference["images"].transpose(0, 2, 3, 1)
+    latents = jax.jit(lambda images: model.encode(images))(images)
+    np.testing.assert_allclose(latents, reference["prequant"].transpose(0, 2, 3, 1), atol=1e-4)
+    np.testing.assert_array_equal(model.nearest_code(latents), reference["tokens"])
+
+
+def test_decoded_images_match_the_reference(model, reference):
+    decoded = jax.jit(lambda tokens: model.decode_tokens(tokens))(reference["tokens"])
+    np.testing.assert_allclose(decoded, reference["decoded"].transpose(0, 2, 3, 1), atol=1e-4)
+
+
+def test_import_names_every_mismatch_at_once(reference, state_dict):
+    broken = dict(state_dict)
+    del broken["encoder.conv_in.bias"]
+    broken["decoder.extra.bias"] = np.zeros(3, np.float32)
+    broken["quant_conv.bias"] = np.zeros(7, np.float32)
+    broken["loss.discriminator.weight"] = np.zeros(3, np.float32)
+    with pytest.raises(ValueError, match="does not fit") as error:
+        vqgan_torch.from_torch(broken, ldm_config(reference))
+    message = str(error.value)
+    assert "missing encoder.conv_in.bias" in message
+    assert "unexpected decoder.extra.bias" in message
+    assert "quant_conv.bias has shape (7,)" in message
+    assert "discriminator" not in message
+
+
+def test_nearest_code_agrees_with_the_definition():
+    rng = np.random.default_rng(0)
+    latents = rng.normal(size=(2, 3, 5)).astype(np.float32)
+    codebook = rng.normal(size=(11, 5)).astype(np.float32)
+    codebook[7] = codebook[2]  # a tie goes to the lower index
+    distances = ((latents[..., None, :] - codebook) ** 2).sum(-1)
+    tokens = nearest_code(latents, codebook)
+    np.testing.assert_array_equal(tokens, distances.argmin(-1))
+    np.testing.assert_array_equal(nearest_code(codebook[7], codebook), 2)
+
+
+def test_defaults_are_sd_vq_f8():
+    config = VQGANConfig()
+    assert (config.grid_size, config.downsampling, config.codebook_size) == (32, 8, 16384)
+    # Encoder 22.3 M, decoder 45.4 M, codebook 65,536.
+    assert parameter_count(config) == 67_717_295
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"frame_size": 100}, "multiple of the downsampling"), ({"base_width": 20}, "norm_groups")],
+)
+def test_impossible_shapes_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        VQGANConfig(**settings)
