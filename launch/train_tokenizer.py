@@ -14,6 +14,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from launch.logs import quiet_libraries
 from maskflow_jax.data.maze import MazeConfig, maze_videos
 from maskflow_jax.tokenizers import vqgan_training
 from maskflow_jax.tokenizers.codec import Codec, save_tokenizer, to_unit_range
@@ -52,6 +53,7 @@ def evaluate(directory: Path, frames: np.ndarray) -> dict[str, float]:
 
 def main(_) -> None:
     """Renders, trains, evaluates and saves."""
+    quiet_libraries()
     config = _CONFIG.value
     model = VQGANConfig(**config.model)
     settings = vqgan_training.VQTrainingConfig(**config.training)

@@ -1,0 +1,88 @@
+"""Rendered maze walks: 64x64 frames at 10 per second, 8x8 tokens, clips of 16 frames.
+
+    python -m launch.tokenize_videos --config=configs/maze.py
+    python -m launch.train --config=configs/maze.py --workdir=runs/maze
+
+Arguments follow a colon, separated by commas: `configs/maze.py:smoke` trains for seconds,
+`configs/maze.py:constant` is the constant-masking baseline. README.md says what a run gives.
+"""
+
+import ml_collections
+
+
+def get_config(arguments: str = "") -> ml_collections.ConfigDict:
+    """The settings; `arguments` is any of "smoke" and "constant", separated by commas."""
+    chosen = set(filter(None, arguments.split(",")))
+    if unknown := chosen - {"smoke", "constant"}:
+        raise ValueError(f"unknown arguments {sorted(unknown)}; choose from smoke, constant")
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+
+    config.data = ml_collections.ConfigDict()
+    config.data.directory = "data/maze"
+    config.data.codec = "maze"
+    config.data.clip_frames = 16
+    config.data.batch_size = 32
+    config.data.num_workers = 0
+    config.data.source = ml_collections.ConfigDict()
+    config.data.source.name = "maze"
+    config.data.source.num_videos = {"train": 1000, "test": 50}
+    config.data.source.num_frames = 160
+    config.data.source.fps = 10.0
+    config.data.source.seed = 1  # not the tokenizer's videos
+
+    config.model = ml_collections.ConfigDict()
+    config.model.depth = 8
+    config.model.width = 256
+    config.model.num_heads = 4
+    config.model.patch_size = 2
+    config.model.time_conditioning = True
+    config.model.dtype = "float32"
+    config.model.remat = "none"
+
+    config.flow = ml_collections.ConfigDict()
+    config.flow.schedule = {"name": "sigmoid"}
+    config.flow.frame_times = "constant" if "constant" in chosen else "frame"
+    config.flow.weighting = {"name": "snr", "fused": True, "decay": 0.8, "clip": 6.0}
+    config.flow.mask_ce = True
+    config.flow.frame_block = 4
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.warmup_steps = 200
+    config.optimizer.beta1 = 0.9
+    config.optimizer.beta2 = 0.999
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.clip_norm = 2.0
+    config.optimizer.ema_decay = 0.999
+    config.optimizer.ema_warmup = True
+
+    config.run = ml_collections.ConfigDict()
+    config.run.num_steps = 20_000
+    config.run.log_every = 100
+    config.run.eval_every = 1_000
+    config.run.checkpoint_every = 1_000
+    config.run.hook_every = 2_000
+    config.run.keep_checkpoints = 2
+
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+
+    config.sampling = ml_collections.ConfigDict()
+    config.sampling.context_frames = 4
+    config.sampling.sampler = {"name": "mgm", "noise": "linear"}
+
+    if "smoke" in chosen:
+        config.data.directory = "data/maze_smoke"
+        config.data.clip_frames = 4
+        config.data.batch_size = 8
+        config.data.source.num_videos = {"train": 8, "test": 2}
+        config.data.source.num_frames = 12
+        config.model.depth = 2
+        config.model.width = 32
+        config.model.num_heads = 2
+        config.run.num_steps = 4
+        config.run.log_every = config.run.eval_every = config.run.hook_every = 2
+        config.run.checkpoint_every = 2
+        config.sampling.context_frames = 1
+        config.sampling.sampler.num_steps = 2
+    return config

@@ -1,0 +1,42 @@
+"""Files of a sampled video: mp4, GIF, tokens."""
+
+from pathlib import Path
+
+import numpy as np
+
+from maskflow_jax import video_io
+from maskflow_jax.tokenizers.codec import Codec
+
+MIN_SHOWN_SIDE = 256  # smaller frames are enlarged by a whole factor
+
+
+def upscale_for(frame_size: int) -> int:
+    """The whole factor that makes small frames comfortable to look at."""
+    return max(1, MIN_SHOWN_SIDE // frame_size)
+
+
+def write_sample(
+    stem: Path, tokens: np.ndarray, codec: Codec, *, fps: float, context_frames: int
+) -> None:
+    """Writes `stem`.mp4, .gif and .npz of one video.
+
+    Args:
+        stem: path without suffix.
+        tokens: int [F, h, w].
+        codec: decodes them.
+        fps: frames per second.
+        context_frames: how many of the first frames were given; stored beside the tokens.
+    """
+    frames = codec.decode(tokens)
+    upscale = upscale_for(codec.config.frame_size)
+    video_io.write_mp4(stem.with_suffix(".mp4"), frames, fps, upscale=upscale)
+    video_io.write_gif(stem.with_suffix(".gif"), frames, fps, upscale=upscale)
+    part = stem.with_suffix(".part.npz")
+    np.savez_compressed(
+        part,
+        tokens=tokens.astype(np.int32),
+        fps=fps,
+        context_frames=context_frames,
+        tokenizer=codec.identity["sha256"],
+    )
+    part.replace(stem.with_suffix(".npz"))

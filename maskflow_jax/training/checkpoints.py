@@ -1,0 +1,176 @@
+"""Checkpoints of a run: what is saved, what is restored, and what happens when a file is damaged.
+
+A checkpoint has four items, so that each reader takes what it needs: `train_state` (step,
+parameters, optimiser), `ema_params` (all that sampling reads), `data` (the position in the data)
+and `config` (the resolved settings). Orbax writes a step under a temporary name and renames it when
+it is whole; a step that is whole but cannot be read is set aside and the one before is used.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from grain import checkpoint as grain_checkpoint
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers
+
+from maskflow_jax.training.state import TrainState
+
+# How a damaged item shows: a cut array or a cut JSON file (ValueError), a missing one (OSError, of
+# which FileNotFoundError is one, or KeyError).
+_DAMAGE = (ValueError, OSError, KeyError)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or none could be read."""
+
+
+class Checkpoints:
+    """The checkpoints in `workdir/checkpoints`.
+
+    Args:
+        workdir: folder of the run.
+        keep: how many of the newest checkpoints to keep.
+    """
+
+    def __init__(self, workdir: Path, *, keep: int = 2):
+        self.directory = Path(workdir).resolve() / "checkpoints"
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.LatestN(keep),
+            save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps(read=True))
+
+    def save(self, state: TrainState, data: Any, config: dict) -> None:
+        """Saves in the background; an error of the save before is raised here.
+
+        Args:
+            state: the train state.
+            data: the grain iterator, not advanced past this step's batch.
+            config: the resolved settings, JSON values only.
+
+        Raises:
+            CheckpointError: if this save or the one before failed, a full disk for instance.
+        """
+        step = int(state["step"])
+        rest = {name: state[name] for name in ("step", "params", "opt_state")}
+        items = ocp.args.Composite(
+            train_state=ocp.args.StandardSave(rest),
+            ema_params=ocp.args.StandardSave(state["ema_params"]),
+            data=grain_checkpoint.CheckpointSave(data),
+            config=ocp.args.JsonSave(config),
+        )
+        try:
+            self._manager.save(step, args=items)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._not_saved(error) from error
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk.
+
+        Raises:
+            CheckpointError: if it failed.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._not_saved(error) from error
+
+    def restore(self, state: TrainState, data: Any) -> TrainState | None:
+        """Restores the newest readable checkpoint.
+
+        Args:
+            state: a state of the right shapes and shardings; its arrays are not used.
+            data: the grain iterator, set to its saved position.
+
+        Returns:
+            The state, or None where the run has no checkpoint yet.
+
+        Raises:
+            CheckpointError: if there are checkpoints and none of them can be read.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        ema_params = abstract.pop("ema_params")
+        items = ocp.args.Composite(
+            train_state=ocp.args.StandardRestore(abstract),
+            ema_params=ocp.args.StandardRestore(ema_params),
+            data=grain_checkpoint.CheckpointRestore(data),
+        )
+        restored = self._restore_newest(items)
+        if restored is None:
+            return None
+        return {**restored["train_state"], "ema_params": restored["ema_params"]}
+
+    def restore_config(self) -> dict | None:
+        """The settings stored in the newest readable checkpoint, or None without a checkpoint."""
+        items = ocp.args.Composite(config=ocp.args.JsonRestore())
+        restored = self._restore_newest(items)
+        return None if restored is None else restored["config"]
+
+    def restore_ema_params(self, abstract_params: dict) -> dict:
+        """Restores the averaged parameters alone.
+
+        Args:
+            abstract_params: shapes, types and shardings of the parameters.
+
+        Raises:
+            CheckpointError: if there is no checkpoint that can be read.
+        """
+        items = ocp.args.Composite(ema_params=ocp.args.StandardRestore(abstract_params))
+        restored = self._restore_newest(items)
+        if restored is None:
+            raise CheckpointError(
+                f"no complete checkpoint in {self.directory}; train first: python -m launch.train"
+            )
+        return restored["ema_params"]
+
+    def close(self) -> None:
+        """Waits for the last save and releases the manager."""
+        self.wait()
+        self._manager.close()
+
+    def _restore_newest(self, items: ocp.args.Composite) -> Any | None:
+        damaged = []
+        for step in reversed(self.steps()):
+            try:
+                restored = self._manager.restore(step, args=items)
+            except _DAMAGE as error:
+                damaged.append(f"step {step}: {str(error).splitlines()[0][:300]}")
+                logging.warning("checkpoint of %s cannot be read, trying an older one", damaged[-1])
+                continue
+            for bad_step in (bad for bad in self.steps() if bad > step):
+                self._set_aside(bad_step)
+            logging.info("restored step %d from %s", step, self.directory)
+            return restored
+        if damaged:
+            raise CheckpointError(
+                f"no checkpoint in {self.directory} can be read; move the folder away to start "
+                "again\n  " + "\n  ".join(damaged)
+            )
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        """Moves a damaged step out of the way of the new checkpoint of that step; keeps it."""
+        if jax.process_index() == 0:
+            target = self.directory.parent / f"damaged_checkpoint_{step}"
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.move(self.directory / str(step), target)
+            logging.warning("the unreadable checkpoint of step %d was moved to %s", step, target)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoint set aside")
+        self._manager.reload()
+
+    def _not_saved(self, error: Exception) -> CheckpointError:
+        free = shutil.disk_usage(self.directory).free / 1e6
+        return CheckpointError(
+            f"saving to {self.directory} failed with {free:.0f} MB free on the disk: {error}\n"
+            f"complete checkpoints: steps {self.steps() or 'none'}; make room and start the same "
+            "command again, it goes on from the last one"
+        )

@@ -1,0 +1,230 @@
+"""The training loop: steps, logs, held-out measures, checkpoints, hooks, and how it stops.
+
+The loop stops in three ways: at `num_steps`; on SIGTERM, after saving, so that the same command
+goes on where it was; on a loss or gradient that is not finite, before such a state is saved.
+"""
+
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+
+from maskflow_jax import sharding
+from maskflow_jax.training.checkpoints import Checkpoints
+from maskflow_jax.training.metrics import MetricWriter, summarise_bins
+from maskflow_jax.training.state import TrainState
+
+Hook = Callable[[int, TrainState], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How long to train and when to look; may change between restarts of a run.
+
+    Attributes:
+        num_steps: optimiser steps in all.
+        log_every: steps between log lines.
+        eval_every: steps between held-out measures; also taken at the end.
+        checkpoint_every: steps between checkpoints; also saved at the end.
+        hook_every: steps between calls of the hooks; also called at the end.
+        keep_checkpoints: newest checkpoints to keep.
+    """
+
+    num_steps: int
+    log_every: int = 100
+    eval_every: int = 5_000
+    checkpoint_every: int = 5_000
+    hook_every: int = 5_000
+    keep_checkpoints: int = 2
+
+    def __post_init__(self):
+        """Raises ValueError for intervals below 1."""
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ValueError(f"run.{name} is {value}; set it to 1 or more")
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or a gradient is not a finite number."""
+
+
+class Preemption:
+    """Notices SIGTERM inside a `with` block; `reached(step)` says whether to stop after a step."""
+
+    def __init__(self):
+        self._signalled = False
+
+    def __enter__(self) -> "Preemption":
+        """Installs the handler; with several processes jax's own service watches the signal."""
+        if jax.process_count() == 1:
+            self._previous = signal.signal(signal.SIGTERM, self._notice)
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Puts the previous handler back."""
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _notice(self, *_) -> None:
+        self._signalled = True
+
+    def reached(self, step: int) -> bool:
+        """Whether all processes should stop after this step."""
+        if jax.process_count() == 1:
+            return self._signalled
+        return multihost_utils.reached_preemption_sync_point(step)
+
+
+def train(
+    *,
+    state: TrainState,
+    train_step: Callable,
+    key: jax.Array,
+    batches: Iterator[np.ndarray],
+    evaluate: Callable[[dict], Mapping[str, float]],
+    checkpoints: Checkpoints,
+    config: dict,
+    run: RunConfig,
+    writer: MetricWriter,
+    hooks: Iterable[Hook] = (),
+) -> tuple[TrainState, bool]:
+    """Trains from `state` to `run.num_steps`.
+
+    Args:
+        state: the state to go on from.
+        train_step: from `make_train_step`.
+        key: the run's PRNG key.
+        batches: the checkpointable iterator of token clips [B, T, H, W], this process's share.
+        evaluate: averaged parameters to held-out scalars.
+        checkpoints: where the run is saved.
+        config: the resolved settings, stored in every checkpoint.
+        run: lengths and intervals.
+        writer: where the scalars go.
+        hooks: called as `hook(step, state)`, for previews and the like.
+
+    Returns:
+        The last state, and whether the run is finished (False after SIGTERM).
+
+    Raises:
+        NonFiniteLossError: with the step and the gradient norms; the last checkpoint stays good.
+        CheckpointError: if a checkpoint could not be written.
+    """
+    mesh = state["step"].sharding.mesh
+    step = first = int(state["step"])
+    progress = _Progress(first, run.num_steps)
+    metrics = None
+    with Preemption() as preemption:
+        while step < run.num_steps:
+            state, next_metrics = train_step(state, key, sharding.place_batch(mesh, next(batches)))
+            if metrics is not None:
+                # One step behind: the device already works on the next one while we look.
+                check_finite(step, metrics)
+            step, metrics = step + 1, next_metrics
+            last = step == run.num_steps
+            if step % run.log_every == 0 or last:
+                check_finite(step, metrics)
+                progress.log(step, metrics, writer)
+            stop = preemption.reached(step)
+            if step % run.checkpoint_every == 0 or last or stop:
+                check_finite(step, metrics)
+                checkpoints.save(state, batches, config)
+            if stop and not last:
+                checkpoints.wait()
+                logging.warning("SIGTERM: saved step %d; the same command goes on from it", step)
+                return state, False
+            if step % run.eval_every == 0 or last:
+                summary = evaluate(state["ema_params"])
+                log_held_out(step, summary, writer)
+            if step % run.hook_every == 0 or last:
+                for hook in hooks:
+                    hook(step, state)
+    checkpoints.wait()
+    return state, True
+
+
+def check_finite(step: int, metrics: Mapping[str, Any]) -> None:
+    """Raises NonFiniteLossError with the gradient norms unless loss and norm are finite."""
+    loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    norms = {name: float(value) for name, value in metrics["grad_norms"].items()}
+    raise NonFiniteLossError(
+        f"step {step}: loss {loss}, gradient norm {norm}; by part of the model: "
+        + ", ".join(f"{name} {value:.3g}" for name, value in norms.items())
+        + ". Nothing of this step was saved; lower the learning rate, raise warmup_steps or use "
+        "float32, and start again from the last checkpoint"
+    )
+
+
+def held_out(
+    eval_step: Callable,
+    params: dict,
+    clips: Iterable[tuple[np.ndarray, np.ndarray]],
+    mesh: jax.sharding.Mesh,
+    *,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Measures parameters on held-out clips, the same masks every time.
+
+    Args:
+        eval_step: from `make_eval_step`.
+        params: the parameters to measure.
+        clips: batches (tokens [B, T, H, W], valid [B]).
+        mesh: the mesh.
+        seed: of times and masks.
+
+    Returns:
+        Masked cross-entropy in nats and accuracy, over all times and by time bin.
+    """
+    total = None
+    for index, batch in enumerate(clips):
+        key = jax.random.fold_in(jax.random.key(seed), index)
+        sums = eval_step(params, key, *sharding.place_batch(mesh, batch))
+        total = sums if total is None else jax.tree.map(np.add, total, sums)
+    if total is None:
+        raise ValueError("there is no held-out clip to evaluate on")
+    return summarise_bins(total)
+
+
+def log_held_out(step: int, summary: Mapping[str, float], writer: MetricWriter) -> None:
+    """Writes a held-out summary and logs its two means."""
+    writer.write(step, {f"held_out/{name}": value for name, value in summary.items()})
+    logging.info(
+        "step %d held out: cross-entropy %.3f nats, accuracy %.1f%%",
+        step,
+        summary["cross_entropy"],
+        100 * summary["accuracy"],
+    )
+
+
+class _Progress:
+    """The progress line: loss, rate since the last line, time left."""
+
+    def __init__(self, first: int, num_steps: int):
+        self._step, self._num_steps, self._time = first, num_steps, time.monotonic()
+
+    def log(self, step: int, metrics: Mapping[str, Any], writer: MetricWriter) -> None:
+        now = time.monotonic()
+        rate = (step - self._step) / (now - self._time)
+        self._step, self._time = step, now
+        names = ("loss", "accuracy", "masked", "grad_norm")
+        scalars = {f"train/{name}": float(metrics[name]) for name in names}
+        writer.write(step, scalars | {"train/steps_per_second": rate})
+        minutes, seconds = divmod(round((self._num_steps - step) / rate), 60)
+        logging.info(
+            "step %d/%d  loss %.3f  accuracy %.1f%%  %.2f steps/s  %d:%02d left",
+            step,
+            self._num_steps,
+            scalars["train/loss"],
+            100 * scalars["train/accuracy"],
+            rate,
+            minutes,
+            seconds,
+        )

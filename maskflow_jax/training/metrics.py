@@ -1,0 +1,84 @@
+"""Where the numbers go: `metrics.jsonl` always, TensorBoard where TensorFlow is installed.
+
+Held-out results are summarised here too, from sums per time bin to means.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging
+
+from maskflow_jax.flow.losses import FrameSums
+
+
+class MetricWriter:
+    """Writes scalars to `metrics.jsonl` and, through clu, to TensorBoard.
+
+    Only the first process of a run writes.
+    """
+
+    def __init__(self, workdir: Path):
+        self._active = jax.process_index() == 0
+        self._tensorboard = _tensorboard_writer(workdir) if self._active else None
+        self._file = (workdir / "metrics.jsonl").open("a") if self._active else None
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends one line of scalars at a step."""
+        if not self._active:
+            return
+        values = {name: float(value) for name, value in scalars.items()}
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._tensorboard is not None:
+            self._tensorboard.write_scalars(step, values)
+
+    def write_videos(self, step: int, videos: Mapping[str, np.ndarray]) -> None:
+        """Shows videos uint8 [F, H, W, 3] in TensorBoard, frames side by side."""
+        if self._tensorboard is not None:
+            strips = {name: np.concatenate(list(v), axis=1)[None] for name, v in videos.items()}
+            self._tensorboard.write_images(step, strips)
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._active:
+            self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+
+def _tensorboard_writer(workdir: Path):
+    try:
+        import tensorflow as tf
+        from clu import metric_writers
+    except ImportError as error:
+        logging.warning(
+            "no TensorBoard files, metrics go to metrics.jsonl and the log: %s "
+            "(pip install maskflow_jax[tensorboard])",
+            error,
+        )
+        return None
+    tf.config.set_visible_devices([], "GPU")  # the accelerator is jax's
+    return metric_writers.SummaryWriter(str(workdir))
+
+
+def summarise_bins(sums: FrameSums) -> dict[str, float]:
+    """Turns sums per time bin [bins] into the held-out means.
+
+    Returns:
+        `cross_entropy` (nats per masked token) and `accuracy` over all bins, and the same per bin
+        as `cross_entropy_t0.0-0.1` and so on; bins without a token are left out.
+    """
+    cross_entropy, correct, count = (np.asarray(x, np.float64) for x in sums)
+    summary = {
+        "cross_entropy": cross_entropy.sum() / count.sum(),
+        "accuracy": correct.sum() / count.sum(),
+    }
+    edges = np.linspace(0, 1, len(count) + 1)
+    for index in np.flatnonzero(count):
+        bin_name = f"t{edges[index]:.1f}-{edges[index + 1]:.1f}"
+        summary[f"cross_entropy_{bin_name}"] = cross_entropy[index] / count[index]
+        summary[f"accuracy_{bin_name}"] = correct[index] / count[index]
+    return {name: float(value) for name, value in summary.items()}

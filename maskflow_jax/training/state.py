@@ -1,0 +1,53 @@
+"""The train state: a plain dict of arrays, created in place on the devices that will hold it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from maskflow_jax import sharding
+
+TrainState = dict[str, Any]
+"""`step` int32 scalar, `params`, `ema_params` (nested dicts of float32), `opt_state` (optax)."""
+
+
+def init_state(
+    build_model: Callable[[nnx.Rngs], nnx.Module],
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    mesh: jax.sharding.Mesh,
+) -> tuple[nnx.GraphDef, TrainState]:
+    """Initialises a model and its optimiser, sharded from the first moment.
+
+    Args:
+        build_model: random streams to model.
+        optimizer: the optimiser.
+        key: PRNG key of the initialisation.
+        mesh: the mesh.
+
+    Returns:
+        The model's graph definition (`nnx.merge(graphdef, params)` is the model) and the state.
+    """
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: build_model(nnx.Rngs(0))))
+
+    def init(key):
+        params = nnx.to_pure_dict(nnx.state(build_model(nnx.Rngs(key))))
+        return {
+            "step": jnp.zeros((), jnp.int32),
+            "params": params,
+            # A copy: donating one buffer under two names is an error.
+            "ema_params": jax.tree.map(jnp.copy, params),
+            "opt_state": optimizer.init(params),
+        }
+
+    # Without out_shardings Adam's moments would come out replicated.
+    shardings = sharding.state_shardings(mesh, jax.eval_shape(init, key))
+    return graphdef, jax.jit(init, out_shardings=shardings)(key)
+
+
+def parameter_count(params: dict) -> int:
+    """Number of trainable scalars."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,244 @@
+"""Rollout: the arithmetic of Algorithm 2, and a driver that feeds back exactly what it kept."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from laws import quick_jit, random_tokens, sample_keys
+
+from maskflow_jax.flow.schedules import make_schedule
+from maskflow_jax.sampling.fm import fm
+from maskflow_jax.sampling.frame_schedules import full_sequence
+from maskflow_jax.sampling.proposal import Proposal
+from maskflow_jax.sampling.rollout import RolloutPlan, rollout
+from maskflow_jax.sampling.window import sample_window
+
+H, W, MASK = 1, 2, 10_000
+
+
+def make_plan(length, k, m, stride, nfe=1):
+    return RolloutPlan(
+        video_length=length, chunk_size=k, context_frames=m, stride=stride, nfe_per_chunk=nfe
+    )
+
+
+@pytest.mark.parametrize(
+    ("length", "k", "m", "stride", "chunks", "mgm_nfe"),
+    [
+        (32, 16, 2, 14, 3, 60),
+        (80, 16, 2, 14, 6, 120),
+        (160, 16, 2, 14, 12, 240),
+        (32, 16, 15, 1, 17, 340),
+        (80, 16, 15, 1, 65, 1300),
+        (160, 16, 15, 1, 145, 2900),
+        (72, 36, 12, 24, 3, 60),
+        (180, 36, 12, 24, 7, 140),
+        (72, 36, 35, 1, 37, 740),
+        (180, 36, 35, 1, 145, 2900),
+    ],
+)
+def test_the_papers_table(length, k, m, stride, chunks, mgm_nfe):
+    plan = make_plan(length, k, m, stride, nfe=20)
+    assert plan.num_chunks == chunks == math.ceil((length - k) / stride) + 1
+    assert plan.nfe == mgm_nfe
+    assert make_plan(length, k, m, stride, nfe=250).nfe == 250 * chunks
+
+
+def test_fm_nfe_of_the_papers_table():
+    assert [make_plan(n, 16, 2, 14, nfe=250).nfe for n in (32, 80, 160)] == [750, 1500, 3000]
+
+
+def test_the_last_chunk_takes_more_context():
+    assert make_plan(32, 16, 2, 14).chunks == ((2, 14), (2, 14), (14, 2))
+    assert make_plan(20, 16, 2, 5).chunks == ((2, 5), (2, 5), (2, 5), (13, 3))
+    assert make_plan(10, 16, 2, 14).chunks == ((2, 8),)  # capped by what there is
+    assert make_plan(16, 16, 0, 16).chunks == ((0, 16),)
+    assert make_plan(40, 16, 0, 16).chunks == ((0, 16), (0, 16), (8, 8))
+
+
+def test_a_shorter_stride_takes_more_chunks_than_the_closed_form():
+    plan = make_plan(32, 16, 2, 7)
+    assert plan.num_chunks == math.ceil((32 - 2) / 7) == 5
+    assert plan.num_chunks > math.ceil((32 - 16) / 7) + 1
+
+
+PLANS = [
+    (length, k, m, stride)
+    for length, k, m in itertools.product((4, 9, 23), (4, 7), (0, 1, 3))
+    for stride in range(1, k - m + 1)
+    if length > m
+]
+WITH_CONTEXT = [numbers for numbers in PLANS if numbers[2] > 0]
+
+
+@pytest.mark.parametrize("numbers", PLANS)
+def test_every_plan_covers_the_video_once(numbers):
+    length, k, m, stride = numbers
+    plan = make_plan(*numbers)
+    assert m + sum(kept for _, kept in plan.chunks) == length
+    assert all(1 <= kept <= stride and context + kept <= k for context, kept in plan.chunks)
+    assert all(context == m for context, _ in plan.chunks[:-1])
+    assert plan.chunks[-1][0] >= m
+    assert plan.num_chunks == math.ceil((length - m) / stride)
+
+
+def count_up(keys, tokens, known):
+    """Continues 0, 1, 2, ... from the last known frame; frames are numbered from 1 without any."""
+    num_known = jnp.sum(known[:, :, 0, 0], axis=1)
+    last = jnp.where(num_known > 0, tokens[jnp.arange(len(tokens)), num_known - 1, 0, 0], 0)
+    frame = jnp.arange(tokens.shape[1])
+    frames = last[:, None] + 1 + frame - num_known[:, None]
+    return jnp.where(known, tokens, frames[:, :, None, None])
+
+
+def frames_of(numbers):
+    return jnp.broadcast_to(
+        jnp.asarray(numbers, jnp.int32)[None, :, None, None], (2, len(numbers), H, W)
+    )
+
+
+@pytest.mark.parametrize("numbers", [*WITH_CONTEXT[::10], (32, 16, 2, 14)])
+def test_the_video_continues_from_what_was_kept(numbers):
+    plan = make_plan(*numbers)
+    seen = []
+
+    def spy(keys, tokens, known):
+        frames_known = np.asarray(known)[0, :, 0, 0]
+        seen.append(np.asarray(tokens)[0, frames_known, 0, 0])
+        assert tokens.shape == known.shape == (2, plan.chunk_size, H, W)
+        assert np.all(np.asarray(tokens)[~np.asarray(known)] == MASK)
+        return count_up(keys, tokens, known)
+
+    m = plan.context_frames
+    chunks = list(rollout(sample_keys(0, 2), frames_of(range(m)), plan, spy, mask_id=MASK))
+    assert [chunk.shape for chunk in chunks] == [(2, kept, H, W) for _, kept in plan.chunks]
+    video = np.concatenate(chunks, axis=1)
+    np.testing.assert_array_equal(video[1, :, 0, 1], np.arange(m, plan.video_length))
+    done = m
+    for context, (num_context, kept) in zip(seen, plan.chunks, strict=True):
+        np.testing.assert_array_equal(context, np.arange(done - num_context, done))
+        done += kept
+
+
+def test_without_context_chunks_are_independent_until_the_last():
+    plan = make_plan(10, 4, 0, 4)
+    context = jnp.zeros((2, 0, H, W), jnp.int32)
+    video = np.concatenate(
+        list(rollout(sample_keys(0, 2), context, plan, count_up, mask_id=MASK)), axis=1
+    )
+    np.testing.assert_array_equal(video[0, :, 0, 0], [1, 2, 3, 4, 1, 2, 3, 4, 5, 6])
+
+
+def test_chunks_are_sampled_when_asked_for_with_their_own_keys_and_one_trace():
+    plan, keys = make_plan(9, 4, 2, 2), sample_keys(0, 2)
+    traces, calls = [], []
+
+    @jax.jit
+    def traced(keys, tokens, known):
+        traces.append(tokens.shape)
+        return count_up(keys, tokens, known)
+
+    def sample_chunk(keys, tokens, known):
+        calls.append(jax.random.key_data(keys))
+        return traced(keys, tokens, known)
+
+    chunks = rollout(keys, frames_of(range(2)), plan, sample_chunk, mask_id=MASK)
+    assert not calls
+    for index, _ in enumerate(chunks):
+        assert len(calls) == index + 1
+        for sample in range(2):
+            expected = jax.random.key_data(jax.random.fold_in(keys[sample], index))
+            np.testing.assert_array_equal(calls[-1][sample], expected)
+    assert len(calls) == plan.num_chunks == 4
+    assert len(traces) == 1
+
+
+@pytest.fixture(scope="module")
+def sample_with_flow_matching():
+    """A real sampler around a stub network that depends on all tokens of its sample."""
+
+    def propose(keys, x, t):
+        keys = jax.vmap(jax.random.fold_in)(keys, jnp.sum(x, axis=(1, 2, 3)))
+        tokens = random_tokens(keys, x.shape[1:], MASK)
+        return Proposal(tokens, jnp.zeros(x.shape))
+
+    rule, times = fm(make_schedule("linear")), full_sequence(3, 4)
+    return quick_jit(
+        lambda keys, tokens, known: sample_window(
+            keys, tokens, known, times, propose, rule, mask_id=MASK
+        )[0]
+    )
+
+
+def test_a_video_does_not_depend_on_its_batch(sample_with_flow_matching):
+    plan, keys = make_plan(9, 4, 2, 2), sample_keys(4, 3)
+    context = jax.random.randint(jax.random.key(0), (3, 2, H, W), 0, MASK)
+
+    def videos(rows):
+        chunks = rollout(keys[rows], context[rows], plan, sample_with_flow_matching, mask_id=MASK)
+        return np.concatenate(list(chunks), axis=1)
+
+    together = videos(slice(None))
+    assert together.shape == (3, 7, H, W)
+    np.testing.assert_array_equal(videos(slice(1, 2))[0], together[1])
+    np.testing.assert_array_equal(videos(slice(None)), together)
+    assert len(np.unique(together)) > 30
+
+
+@pytest.mark.parametrize("bad", [MASK, MASK + 1, -1])
+def test_a_chunk_with_tokens_that_are_no_codebook_entry_is_refused(bad):
+    def sample_chunk(keys, tokens, known):
+        first = jnp.all(tokens[:, 0] == 0)  # only the second chunk is spoilt, in a dropped frame
+        good = count_up(keys, tokens, known)
+        return jnp.where(first, good, good.at[0, -1, 0, 0].set(bad))
+
+    chunks = rollout(
+        sample_keys(0, 2), frames_of([0, 1]), make_plan(20, 6, 2, 2), sample_chunk, mask_id=MASK
+    )
+    next(chunks)
+    with pytest.raises(ValueError, match=r"chunk 1 of 9 holds 1 tokens outside 0\.\.9999"):
+        next(chunks)
+
+
+def test_a_bad_context_is_refused_at_once():
+    plan, keys = make_plan(9, 4, 2, 2), sample_keys(0, 2)
+    with pytest.raises(ValueError, match="m = 2 context_frames"):
+        rollout(keys, frames_of([0, 1, 2]), plan, count_up, mask_id=MASK)
+    with pytest.raises(ValueError, match="B = 3 keys"):
+        rollout(sample_keys(0, 3), frames_of([0, 1]), plan, count_up, mask_id=MASK)
+    with pytest.raises(ValueError, match="the context holds 4 tokens"):
+        rollout(keys, frames_of([0, MASK]), plan, count_up, mask_id=MASK)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((100, 16, 18, 1, 20), "chunk_size 16, context 18 >= chunk_size; lower context_frames"),
+        ((100, 16, 16, 1, 20), "lower context_frames"),
+        ((100, 16, -1, 1, 20), "use 0"),
+        ((100, 16, 2, 0, 20), "never advances"),
+        ((100, 16, 2, 15, 20), "use 1 to 14"),
+        ((1, 16, 2, 14, 20), "raise video_length"),
+        ((2, 16, 2, 14, 20), "raise video_length"),
+        ((100, 16, 2, 14, 0), "at least one network pass"),
+    ],
+)
+def test_plans_that_cannot_work_are_refused(numbers, message):
+    with pytest.raises(ValueError, match=f"length {numbers[0]} cannot be reached") as error:
+        make_plan(*numbers)
+    assert message in str(error.value)
+
+
+def test_every_reason_is_named():
+    with pytest.raises(ValueError, match=r"never advances.*network pass"):
+        make_plan(100, 16, 2, 0, 0)
+
+
+def test_a_plan_describes_itself_in_one_line():
+    assert str(make_plan(32, 16, 2, 14, nfe=20)) == (
+        "32 frames from 2 in 3 chunks of 16, stride 14 (last: context 14, keeps 2), NFE 3 x 20 = 60"
+    )
+    assert len({make_plan(32, 16, 2, 14), make_plan(32, 16, 2, 14)}) == 1
