@@ -4,17 +4,20 @@
     python -m launch.train --config=configs/maze.py --workdir=runs/maze
 
 Arguments follow a colon, separated by commas: `configs/maze.py:smoke` trains for seconds,
-`configs/maze.py:constant` is the constant-masking baseline. README.md says what a run gives.
+`configs/maze.py:constant` is the constant-masking baseline, `demo` and `demo_smoke` are what
+`launch.demo` trains. README.md says what a run gives.
 """
 
 import ml_collections
 
+ARGUMENTS = ("constant", "demo", "demo_smoke", "smoke")
+
 
 def get_config(arguments: str = "") -> ml_collections.ConfigDict:
-    """The settings; `arguments` is any of "smoke" and "constant", separated by commas."""
+    """The settings; `arguments` is any of `ARGUMENTS`, separated by commas."""
     chosen = set(filter(None, arguments.split(",")))
-    if unknown := chosen - {"smoke", "constant"}:
-        raise ValueError(f"unknown arguments {sorted(unknown)}; choose from smoke, constant")
+    if unknown := chosen - set(ARGUMENTS):
+        raise ValueError(f"unknown arguments {sorted(unknown)}; choose from {', '.join(ARGUMENTS)}")
     config = ml_collections.ConfigDict()
     config.seed = 0
 
@@ -71,18 +74,53 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.sampling.context_frames = 4
     config.sampling.sampler = {"name": "mgm", "noise": "linear"}
 
-    if "smoke" in chosen:
-        config.data.directory = "data/maze_smoke"
-        config.data.clip_frames = 4
-        config.data.batch_size = 8
-        config.data.source.num_videos = {"train": 8, "test": 2}
-        config.data.source.num_frames = 12
-        config.model.depth = 2
-        config.model.width = 32
-        config.model.num_heads = 2
-        config.run.num_steps = 4
-        config.run.log_every = config.run.eval_every = config.run.hook_every = 2
-        config.run.checkpoint_every = 2
-        config.sampling.context_frames = 1
-        config.sampling.sampler.num_steps = 2
+    for name, shrink in (("demo", _demo), ("demo_smoke", _demo_smoke), ("smoke", _smoke)):
+        if name in chosen:
+            shrink(config)
     return config
+
+
+def _demo(config: ml_collections.ConfigDict) -> None:
+    """A model for two cores and five minutes."""
+    config.data.clip_frames = 8
+    config.data.batch_size = 16
+    config.data.source.num_videos = {"train": 160, "test": 10}
+    config.model.depth = 6
+    config.model.width = 192
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup_steps = 50
+    config.optimizer.ema_decay = 0.99
+    config.run.num_steps = 800
+    config.run.log_every = 20
+    config.run.eval_every = config.run.checkpoint_every = config.run.hook_every = 400
+    config.sampling.context_frames = 2
+
+
+def _demo_smoke(config: ml_collections.ConfigDict) -> None:
+    """The demo's path in seconds."""
+    _demo(config)
+    config.data.source.num_videos = {"train": 8, "test": 3}
+    config.data.source.num_frames = 80
+    config.model.depth = 2
+    config.model.width = 64
+    config.run.num_steps = 30
+    config.run.log_every = 10
+    config.run.eval_every = config.run.checkpoint_every = config.run.hook_every = 30
+    config.sampling.sampler.num_steps = 4
+
+
+def _smoke(config: ml_collections.ConfigDict) -> None:
+    """A few steps of a tiny model on a tiny dataset of its own."""
+    config.data.directory = "data/maze_smoke"
+    config.data.clip_frames = 4
+    config.data.batch_size = 8
+    config.data.source.num_videos = {"train": 8, "test": 2}
+    config.data.source.num_frames = 12
+    config.model.depth = 2
+    config.model.width = 32
+    config.model.num_heads = 2
+    config.run.num_steps = 4
+    config.run.log_every = config.run.eval_every = config.run.hook_every = 2
+    config.run.checkpoint_every = 2
+    config.sampling.context_frames = 1
+    config.sampling.sampler.num_steps = 2

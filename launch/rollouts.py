@@ -126,7 +126,9 @@ def extend(
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(root, numbers)
 
     def chunk_fn(keys, tokens, known):
-        return sample_chunk(params, keys, tokens, known)
+        # Back on the host: a device array would come home with the parameters' sharding, and the
+        # second chunk would be compiled anew for it.
+        return np.asarray(sample_chunk(params, keys, tokens, known))
 
     chunks = rollout(keys, context, plan, chunk_fn, mask_id=mask_id)
     yield context

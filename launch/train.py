@@ -9,84 +9,17 @@ it saves and exits with code 143.
 import sys
 from pathlib import Path
 
-import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from launch.logs import quiet_libraries
-from launch.previews import preview_hook
-from maskflow_jax import sharding
-from maskflow_jax.data.pipeline import clip_batches, eval_clips
-from maskflow_jax.data.token_dataset import read_token_dataset
-from maskflow_jax.training import experiment
-from maskflow_jax.training.checkpoints import Checkpoints
-from maskflow_jax.training.loop import RunConfig, held_out, train
-from maskflow_jax.training.metrics import MetricWriter
-from maskflow_jax.training.optimizer import OptimizerConfig, make_optimizer
-from maskflow_jax.training.state import init_state, parameter_count
-from maskflow_jax.training.steps import make_eval_step, make_train_step
+from launch.training import train_from_config
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment settings.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of checkpoints, metrics and previews.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 EXIT_PREEMPTED = 143  # 128 + SIGTERM, what schedulers take for "run me again"
-
-
-def train_from_config(settings: dict, workdir: Path) -> bool:
-    """Runs an experiment in a folder, from its last checkpoint if there is one.
-
-    Args:
-        settings: an experiment file's sections as a plain dict.
-        workdir: folder of the run.
-
-    Returns:
-        Whether the run is finished; False after SIGTERM.
-    """
-    data = settings["data"]
-    videos = {split: read_token_dataset(data["directory"], split) for split in ("train", "test")}
-    config = experiment.resolve(settings, videos["train"].tokenizer)
-    run, optimizer_config = RunConfig(**config["run"]), OptimizerConfig(**config["optimizer"])
-    flow, optimizer = experiment.make_flow(config), make_optimizer(optimizer_config)
-    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    clips = {"clip_frames": data["clip_frames"], "batch_size": data["batch_size"], **share}
-    batches = clip_batches(
-        videos["train"], seed=config["seed"], num_workers=data["num_workers"], **clips
-    )
-    experiment.claim_workdir(workdir, config)
-
-    mesh = sharding.make_mesh(**config["mesh"])
-    init_key, train_key = jax.random.split(jax.random.key(config["seed"]))
-    graphdef, state = init_state(experiment.model_builder(config), optimizer, init_key, mesh)
-    logging.info(
-        "%.1f M parameters on %d x %s, %d training videos",
-        parameter_count(state["params"]) / 1e6,
-        jax.device_count(),
-        jax.devices()[0].device_kind,
-        len(videos["train"]),
-    )
-    checkpoints = Checkpoints(workdir, keep=run.keep_checkpoints)
-    state = checkpoints.restore(state, batches) or state
-    eval_step = make_eval_step(graphdef, flow)
-    writer = MetricWriter(workdir)
-    hooks = [preview_hook(graphdef, config, videos["test"], workdir, writer)]
-    _, finished = train(
-        state=state,
-        train_step=make_train_step(graphdef, flow, optimizer, optimizer_config, state),
-        key=train_key,
-        batches=batches,
-        evaluate=lambda params: held_out(
-            eval_step, params, eval_clips(videos["test"], **clips), mesh
-        ),
-        checkpoints=checkpoints,
-        config=config,
-        run=run,
-        writer=writer,
-        hooks=hooks,
-    )
-    checkpoints.close()
-    writer.close()
-    return finished
 
 
 def main(_) -> None:

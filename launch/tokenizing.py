@@ -1,0 +1,41 @@
+"""From a source of video to a dataset of tokens."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from tqdm import tqdm
+
+from maskflow_jax.data.maze import MazeConfig, maze_videos
+from maskflow_jax.data.token_dataset import write_token_dataset
+from maskflow_jax.tokenizers.codec import Codec
+
+
+def encoded_videos(
+    source: Mapping, split: str, num_videos: int, codec: Codec
+) -> Iterator[tuple[str, np.ndarray, float]]:
+    """Yields (id, tokens [F, h, w], fps) of a split, with a progress bar."""
+    settings = MazeConfig(
+        num_videos=num_videos,
+        num_frames=source["num_frames"],
+        fps=source["fps"],
+        seed=source["seed"],
+        split=split,
+        frame_size=codec.config.frame_size,
+    )
+    for video_id, frames, fps in tqdm(maze_videos(settings), split, num_videos, unit="video"):
+        yield video_id, codec.encode(frames), fps
+
+
+def write_dataset(data: Mapping, *, overwrite: bool = False) -> None:
+    """Renders, encodes and writes what the `data` section of a config asks for."""
+    source = dict(data["source"])
+    if source["name"] != "maze":
+        raise ValueError(f"unknown data.source.name {source['name']!r}; there is: maze")
+    codec = Codec.load(data["codec"])
+    splits = {
+        split: encoded_videos(source, split, num_videos, codec)
+        for split, num_videos in source["num_videos"].items()
+    }
+    write_token_dataset(
+        data["directory"], splits, tokenizer=codec.identity, source=source, overwrite=overwrite
+    )
