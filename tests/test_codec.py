@@ -1,0 +1,126 @@
+"""The codec: files, identity, batches, pixels, and what it refuses."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from maskflow_jax.tokenizers.codec import Codec, save_tokenizer, to_uint8, to_unit_range
+from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
+
+CONFIG = VQGANConfig(
+    frame_size=16,
+    base_width=4,
+    width_multipliers=(1, 2),
+    num_res_blocks=1,
+    attention_resolutions=(8,),
+    z_channels=3,
+    embed_dim=3,
+    codebook_size=20,
+    norm_groups=2,
+)
+
+
+@pytest.fixture(scope="module")
+def params():
+    abstract = nnx.eval_shape(lambda: nnx.to_pure_dict(nnx.state(VQGAN(CONFIG, nnx.Rngs(0)))))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: rng.normal(scale=0.3, size=x.shape).astype(x.dtype), abstract)
+
+
+@pytest.fixture(scope="module")
+def directory(params, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("codecs") / "tiny"
+    save_tokenizer(directory, CONFIG, params)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def codec(directory):
+    return Codec.load(directory, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8)
+
+
+def test_pixels_survive_the_round_trip_exactly():
+    pixels = np.arange(256, dtype=np.uint8)
+    unit = np.asarray(to_unit_range(pixels))
+    assert (unit.min(), unit.max()) == (-1, 1)
+    np.testing.assert_array_equal(to_uint8(unit), pixels)
+    np.testing.assert_array_equal(to_uint8(np.array([-7.0, 7.0])), [0, 255])
+
+
+def test_saved_codec_is_the_network_that_was_saved(codec, params, frames):
+    model = nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: VQGAN(CONFIG, nnx.Rngs(0)))), params)
+    expected = jax.jit(lambda x: model.nearest_code(model.encode(to_unit_range(x))))(frames)
+    tokens = codec.encode(frames)
+    assert tokens.shape == (10, 8, 8)
+    assert len(np.unique(tokens)) > 3
+    np.testing.assert_array_equal(tokens, expected)
+    images = jax.jit(lambda tokens: to_uint8(model.decode_tokens(tokens)))(tokens)
+    decoded = codec.decode(tokens)
+    assert decoded.dtype == np.uint8
+    # One grey level of rounding where a different batch size sums in a different order.
+    assert np.abs(decoded.astype(int) - np.asarray(images).astype(int)).max() <= 1
+
+
+def test_padding_of_the_last_batch_changes_nothing(codec, frames):
+    np.testing.assert_array_equal(codec.encode(frames)[:5], codec.encode(frames[:5]))
+    assert codec.encode(frames[:0]).shape == (0, 8, 8)
+
+
+def test_identity_follows_weights_and_config(codec, directory, params, tmp_path):
+    assert codec.identity["name"] == "tiny"
+    assert codec.identity["grid"] == [8, 8]
+    assert Codec.load(directory).identity == codec.identity
+    changed = {**params, "codebook": params["codebook"] + 1}
+    save_tokenizer(tmp_path, CONFIG, changed)
+    assert Codec.load(tmp_path).identity["sha256"] != codec.identity["sha256"]
+
+
+def test_frames_of_another_size_or_type_are_refused(codec, frames):
+    with pytest.raises(ValueError, match=r"takes uint8 frames \[F, 16, 16, 3\]"):
+        codec.encode(frames[:, :8])
+    with pytest.raises(ValueError, match="takes uint8"):
+        codec.encode(frames.astype(np.float32))
+
+
+@pytest.mark.parametrize("token", [-1, 20])
+def test_mask_and_negative_tokens_are_never_decoded(codec, token):
+    with pytest.raises(ValueError, match="must be sampled, not decoded"):
+        codec.decode(np.full((1, 8, 8), token))
+
+
+def test_another_grid_is_not_decoded(codec):
+    with pytest.raises(ValueError, match=r"decodes grids of \[8, 8\]"):
+        codec.decode(np.zeros((1, 4, 4), int))
+
+
+def test_missing_codec_names_the_shipped_ones(tmp_path):
+    with pytest.raises(FileNotFoundError, match="maze"):
+        Codec.load(tmp_path / "nothing")
+
+
+def test_damaged_weights_are_refused(directory, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((directory / name).read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="cannot be read"):
+        Codec.load(tmp_path)
+
+
+def test_weights_of_another_config_are_refused_with_all_names(directory, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes((directory / "model.safetensors").read_bytes())
+    settings = json.loads((directory / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"codebook_size": 21}))
+    with pytest.raises(ValueError, match=r"codebook has shape \(20, 3\)"):
+        Codec.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"depth": 3}))
+    with pytest.raises(ValueError, match="depth"):
+        Codec.load(tmp_path)

@@ -1,0 +1,77 @@
+"""Named samplers put together with a stub in the place of the network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskflow_jax.flow.schedules import make_schedule
+from maskflow_jax.sampling.samplers import PAPER_STEPS, SAMPLERS, SamplerConfig, make_window_sampler
+
+K, FRAMES, SIDE, CONTEXT = 5, 4, 3, 1
+
+
+def sample(config: SamplerConfig, context_frames: int = CONTEXT, seed: int = 0):
+    """Runs a sampler with a network that likes token (frame index mod K)."""
+    sampler = make_window_sampler(
+        config,
+        make_schedule("sigmoid"),
+        chunk_size=FRAMES,
+        context_frames=context_frames,
+        tokens_per_frame=SIDE * SIDE,
+        mask_id=K,
+    )
+
+    def features(x, t):
+        frames = jnp.arange(FRAMES, dtype=jnp.float32)[None, :, None, None]
+        return jnp.broadcast_to(frames, (*x.shape[:2], SIDE * SIDE, 1))
+
+    def logits(features):
+        liked = features.reshape(*features.shape[:2], SIDE, SIDE, 1) == jnp.arange(K)
+        return 12.0 * liked
+
+    tokens = jnp.full((2, FRAMES, SIDE, SIDE), 3, jnp.int32)
+    known = jnp.broadcast_to(jnp.arange(FRAMES)[:, None, None] < context_frames, tokens.shape)
+    keys = jax.random.split(jax.random.key(seed), 2)
+    run = jax.jit(lambda keys, tokens, known: sampler(features, logits, keys, tokens, known))
+    return run(keys, tokens, known)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("context_frames", [0, 1, 3])
+def test_every_sampler_fills_the_window_and_keeps_the_context(name, context_frames):
+    config = SamplerConfig(name=name, num_steps=6, temperature=0.5)
+    tokens, reveal_step = sample(config, context_frames)
+    np.testing.assert_array_equal(tokens[:, :context_frames], 3)
+    expected = np.arange(context_frames, FRAMES)[None, :, None, None]
+    np.testing.assert_array_equal(
+        tokens[:, context_frames:],
+        np.broadcast_to(expected, (2, FRAMES - context_frames, SIDE, SIDE)),
+    )
+    assert (np.asarray(reveal_step[:, context_frames:]) >= 0).all()
+    assert (np.asarray(reveal_step) < 6).all()
+
+
+def test_default_steps_are_the_papers():
+    assert {name: SamplerConfig(name=name).num_steps for name in SAMPLERS} == PAPER_STEPS
+    assert PAPER_STEPS == {"mgm": 20, "fm": 250}
+
+
+def test_mgm_tells_the_network_the_time_of_its_revealed_share():
+    schedule = make_schedule("sigmoid")
+    config = SamplerConfig(name="mgm", num_steps=8)
+    times, _ = SAMPLERS["mgm"](config, schedule, FRAMES, 27)
+    _, reveal_step = sample(config)
+    revealed = [(np.asarray(reveal_step[0, CONTEXT:]) < step).mean() for step in range(9)]
+    np.testing.assert_allclose(schedule.kappa(times[:, 0]), revealed, atol=1e-5)
+
+
+def test_unknown_names_and_settings_are_refused():
+    with pytest.raises(ValueError, match="mgm, fm"):
+        SamplerConfig(name="euler")
+    with pytest.raises(ValueError, match="counts"):
+        sample(SamplerConfig(counts="cubic"))
+    with pytest.raises(ValueError, match="transition"):
+        sample(SamplerConfig(name="fm", num_steps=2, transition="leap"))
+    with pytest.raises(TypeError, match="stepz"):
+        SamplerConfig(stepz=3)
