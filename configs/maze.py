@@ -84,7 +84,8 @@ def _demo(config: ml_collections.ConfigDict) -> None:
     """A model for two cores and five minutes."""
     config.data.clip_frames = 8
     config.data.batch_size = 16
-    config.data.source.num_videos = {"train": 160, "test": 10}
+    config.data.source.num_videos = {"train": 120, "test": 10}
+    config.data.source.num_frames = 100
     config.model.depth = 6
     config.model.width = 192
     config.optimizer.learning_rate = 1e-3

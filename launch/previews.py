@@ -31,7 +31,7 @@ def preview_hook(
         graphdef: graph definition of the network.
         config: resolved config.
         videos: held-out videos; the first ones give the context.
-        workdir: previews go to `workdir/previews/STEP.mp4`, generated above real.
+        workdir: previews go to `workdir/previews/STEP.mp4`, a video per row, generated beside real.
         writer: shows them in TensorBoard too.
 
     Returns:
@@ -56,7 +56,8 @@ def preview_hook(
     sample_chunk = make_chunk_sampler(graphdef, config, sampler, context_frames)
     chosen = [videos[index] for index in range(min(PREVIEW_VIDEOS, len(videos)))]
     context = np.stack([video["tokens"][:context_frames] for video in chosen]).astype(np.int32)
-    real = [codec.decode(video["tokens"][: plan.video_length]) for video in chosen]
+    shown = min(plan.video_length, *(len(video["tokens"]) for video in chosen))
+    real = [codec.decode(video["tokens"][:shown]) for video in chosen]
 
     def hook(step: int, state: dict) -> None:
         # Every process samples the same videos, because the parameters may be spread over all.
@@ -73,10 +74,10 @@ def preview_hook(
             return
         generated = [codec.decode(video) for video in tokens]
         rows = [
-            video_io.side_by_side([sample[: len(truth)], truth])
+            video_io.side_by_side([sample[:shown], truth])
             for sample, truth in zip(generated, real, strict=True)
         ]
-        stacked = np.concatenate(rows, axis=2)
+        stacked = np.concatenate(rows, axis=1)  # [F, rows * H, W, 3]
         video_io.write_mp4(
             workdir / "previews" / f"{step:08d}.mp4", stacked, chosen[0]["fps"], upscale=2
         )

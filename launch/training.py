@@ -1,5 +1,6 @@
 """Running an experiment in a folder: everything between a config and the training loop."""
 
+import contextlib
 from pathlib import Path
 
 import jax
@@ -27,10 +28,18 @@ def train_from_config(settings: dict, workdir: Path) -> bool:
 
     Returns:
         Whether the run is finished; False after SIGTERM.
+
+    Raises:
+        FileNotFoundError: if the dataset is missing.
+        ValueError: for settings that do not go together, or a folder that is another config's.
+        NonFiniteLossError: if training diverged.
+        CheckpointError: if a checkpoint could not be written, or none of them can be read.
     """
     data = settings["data"]
     videos = {split: read_token_dataset(data["directory"], split) for split in ("train", "test")}
     config = experiment.resolve(settings, videos["train"].tokenizer)
+    for section, settings_type in (("run", RunConfig), ("optimizer", OptimizerConfig)):
+        experiment.check_settings(section, settings_type, config[section])
     run, optimizer_config = RunConfig(**config["run"]), OptimizerConfig(**config["optimizer"])
     flow, optimizer = experiment.make_flow(config), make_optimizer(optimizer_config)
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -38,6 +47,7 @@ def train_from_config(settings: dict, workdir: Path) -> bool:
     batches = clip_batches(
         videos["train"], seed=config["seed"], num_workers=data["num_workers"], **clips
     )
+    eval_clips(videos["test"], **clips)  # its errors should not wait for the first evaluation
     experiment.claim_workdir(workdir, config)
 
     mesh = sharding.make_mesh(**config["mesh"])
@@ -50,25 +60,27 @@ def train_from_config(settings: dict, workdir: Path) -> bool:
         jax.devices()[0].device_kind,
         len(videos["train"]),
     )
-    checkpoints = Checkpoints(workdir, keep=run.keep_checkpoints)
-    state = checkpoints.restore(state, batches) or state
-    eval_step = make_eval_step(graphdef, flow)
-    writer = MetricWriter(workdir)
-    hooks = [preview_hook(graphdef, config, videos["test"], workdir, writer)]
-    _, finished = train(
-        state=state,
-        train_step=make_train_step(graphdef, flow, optimizer, optimizer_config, state),
-        key=train_key,
-        batches=batches,
-        evaluate=lambda params: held_out(
-            eval_step, params, eval_clips(videos["test"], **clips), mesh
-        ),
-        checkpoints=checkpoints,
-        config=config,
-        run=run,
-        writer=writer,
-        hooks=hooks,
-    )
-    checkpoints.close()
-    writer.close()
+    # Closed on errors too: a checkpoint on its way to the disk arrives.
+    with (
+        contextlib.closing(batches),
+        contextlib.closing(Checkpoints(workdir, keep=run.keep_checkpoints)) as checkpoints,
+        contextlib.closing(MetricWriter(workdir)) as writer,
+    ):
+        hooks = [preview_hook(graphdef, config, videos["test"], workdir, writer)]
+        state = checkpoints.restore(state, batches) or state
+        eval_step = make_eval_step(graphdef, flow, mesh)
+        _, finished = train(
+            state=state,
+            train_step=make_train_step(graphdef, flow, optimizer, optimizer_config, state),
+            key=train_key,
+            batches=batches,
+            evaluate=lambda params: held_out(
+                eval_step, params, eval_clips(videos["test"], **clips), mesh
+            ),
+            checkpoints=checkpoints,
+            config=config,
+            run=run,
+            writer=writer,
+            hooks=hooks,
+        )
     return finished

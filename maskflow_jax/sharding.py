@@ -44,13 +44,13 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     Raises:
         ValueError: if the axes do not multiply to the number of devices.
     """
-    devices = jax.device_count()
+    devices, asked = jax.device_count(), data
     if data == -1:
-        data = devices // (fsdp * tensor)
-    if data * fsdp * tensor != devices:
+        data = devices // max(fsdp * tensor, 1)
+    if min(data, fsdp, tensor) < 1 or data * fsdp * tensor != devices:
         raise ValueError(
-            f"a mesh of data {data} x fsdp {fsdp} x tensor {tensor} does not cover {devices} "
-            "devices; make their product equal to it, or leave data at -1"
+            f"a mesh of data {asked} x fsdp {fsdp} x tensor {tensor} does not cover {devices} "
+            "devices; make the product equal to their number, with data -1 for all that are left"
         )
     return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 

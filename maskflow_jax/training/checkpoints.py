@@ -19,8 +19,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from maskflow_jax.training.state import TrainState
 
-# How a damaged item shows: a cut array or a cut JSON file (ValueError), a missing one (OSError, of
-# which FileNotFoundError is one, or KeyError).
+# How a damaged item shows beside that: cut or missing JSON and metadata.
 _DAMAGE = (ValueError, OSError, KeyError)
 
 
@@ -46,7 +45,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
-        return sorted(self._manager.all_steps(read=True))
+        self._manager.reload()
+        return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, data: Any, config: dict) -> None:
         """Saves in the background; an error of the save before is raised here.
@@ -68,9 +68,11 @@ class Checkpoints:
             config=ocp.args.JsonSave(config),
         )
         try:
-            self._manager.save(step, args=items)
+            saved = self._manager.save(step, args=items)
         except (OSError, ValueError, RuntimeError) as error:
             raise self._not_saved(error) from error
+        if not saved:  # how Orbax answers where the folder has this step or a later one
+            raise self._not_saved(f"step {step} is not newer than what is there")
 
     def wait(self) -> None:
         """Waits until the last save is on disk.
@@ -84,7 +86,10 @@ class Checkpoints:
             raise self._not_saved(error) from error
 
     def restore(self, state: TrainState, data: Any) -> TrainState | None:
-        """Restores the newest readable checkpoint.
+        """Restores the newest readable checkpoint, for the run to go on from.
+
+        Newer ones that cannot be read are moved out of the run's way, to
+        `workdir/damaged_checkpoint_STEP`, and what unfinished saves left is deleted.
 
         Args:
             state: a state of the right shapes and shardings; its arrays are not used.
@@ -103,19 +108,14 @@ class Checkpoints:
             ema_params=ocp.args.StandardRestore(ema_params),
             data=grain_checkpoint.CheckpointRestore(data),
         )
-        restored = self._restore_newest(items)
+        restored, damaged = self._restore_newest(items)
+        self._clear_the_way(damaged)
         if restored is None:
             return None
         return {**restored["train_state"], "ema_params": restored["ema_params"]}
 
-    def restore_config(self) -> dict | None:
-        """The settings stored in the newest readable checkpoint, or None without a checkpoint."""
-        items = ocp.args.Composite(config=ocp.args.JsonRestore())
-        restored = self._restore_newest(items)
-        return None if restored is None else restored["config"]
-
     def restore_ema_params(self, abstract_params: dict) -> dict:
-        """Restores the averaged parameters alone.
+        """Restores the averaged parameters alone; changes nothing, so a run may be under way.
 
         Args:
             abstract_params: shapes, types and shardings of the parameters.
@@ -124,7 +124,7 @@ class Checkpoints:
             CheckpointError: if there is no checkpoint that can be read.
         """
         items = ocp.args.Composite(ema_params=ocp.args.StandardRestore(abstract_params))
-        restored = self._restore_newest(items)
+        restored, _ = self._restore_newest(items)
         if restored is None:
             raise CheckpointError(
                 f"no complete checkpoint in {self.directory}; train first: python -m launch.train"
@@ -136,38 +136,44 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
-    def _restore_newest(self, items: ocp.args.Composite) -> Any | None:
-        damaged = []
+    def _restore_newest(self, items: ocp.args.Composite) -> tuple[Any | None, list[int]]:
+        """The newest checkpoint that can be read, and the steps of newer ones that cannot."""
+        problems = {}
         for step in reversed(self.steps()):
             try:
                 restored = self._manager.restore(step, args=items)
-            except _DAMAGE as error:
-                damaged.append(f"step {step}: {str(error).splitlines()[0][:300]}")
-                logging.warning("checkpoint of %s cannot be read, trying an older one", damaged[-1])
+            except Exception as error:
+                # A cut array is a bare Exception in Orbax; anything else is not the file's fault.
+                if type(error) is not Exception and not isinstance(error, _DAMAGE):
+                    raise
+                problems[step] = f"step {step}: {(str(error) or repr(error)).splitlines()[0][:300]}"
+                logging.warning("a checkpoint cannot be read, %s", problems[step])
                 continue
-            for bad_step in (bad for bad in self.steps() if bad > step):
-                self._set_aside(bad_step)
             logging.info("restored step %d from %s", step, self.directory)
-            return restored
-        if damaged:
+            return restored, list(problems)
+        if problems:
             raise CheckpointError(
-                f"no checkpoint in {self.directory} can be read; move the folder away to start "
-                "again\n  " + "\n  ".join(damaged)
+                f"no checkpoint in {self.directory} can be read with this config and dataset; "
+                "restore those it was made with, or move the folder away to start again\n  "
+                + "\n  ".join(problems.values())
             )
-        return None
+        return None, []
 
-    def _set_aside(self, step: int) -> None:
-        """Moves a damaged step out of the way of the new checkpoint of that step; keeps it."""
+    def _clear_the_way(self, damaged: list[int]) -> None:
+        """Keeps damaged steps in another folder, for the run will come by these steps again."""
         if jax.process_index() == 0:
-            target = self.directory.parent / f"damaged_checkpoint_{step}"
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.move(self.directory / str(step), target)
-            logging.warning("the unreadable checkpoint of step %d was moved to %s", step, target)
+            for step in damaged:
+                target = self.directory.parent / f"damaged_checkpoint_{step}"
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.move(self.directory / str(step), target)
+                logging.warning("the checkpoint of step %d was moved to %s", step, target)
+            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("damaged checkpoint set aside")
+            multihost_utils.sync_global_devices("checkpoints cleared")
         self._manager.reload()
 
-    def _not_saved(self, error: Exception) -> CheckpointError:
+    def _not_saved(self, error: Exception | str) -> CheckpointError:
         free = shutil.disk_usage(self.directory).free / 1e6
         return CheckpointError(
             f"saving to {self.directory} failed with {free:.0f} MB free on the disk: {error}\n"

@@ -6,12 +6,16 @@ starts and into every checkpoint, so that a run can be resumed and sampled witho
 file.
 """
 
+import dataclasses
 import functools
+import inspect
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from flax import nnx
 
 from maskflow_jax.flow.frame_times import FRAME_TIMES
@@ -20,8 +24,11 @@ from maskflow_jax.flow.weighting import WEIGHTINGS
 from maskflow_jax.models.latte import Latte, LatteConfig, latte_config
 from maskflow_jax.training.steps import Flow
 
-# Sections that say how long a run lasts, where it runs and what it shows, not what it learns.
-FREE_SECTIONS = ("run", "mesh", "sampling")
+# Settings that say how long a run lasts, where it runs and what it shows, not what it learns. The
+# places of dataset and codec are free because their contents are checked.
+FREE_SETTINGS = re.compile(
+    r"(run|mesh|sampling)\.|data\.(directory|codec|num_workers)$|tokenizer\.name$"
+)
 
 
 def resolve(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,12 +38,13 @@ def resolve(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> dict[str
 
 def make_latte_config(config: Mapping[str, Any]) -> LatteConfig:
     """The model of a resolved config: a named `variant`, or explicit sizes."""
-    settings = dict(config["model"])
-    codebook_size = config["tokenizer"]["codebook_size"]
+    settings = {"codebook_size": config["tokenizer"]["codebook_size"], **config["model"]}
     variant = settings.pop("variant", None)
     if variant is not None:
-        return latte_config(variant, codebook_size=codebook_size, **settings)
-    return LatteConfig(codebook_size=codebook_size, **settings)
+        named = latte_config(variant, codebook_size=settings["codebook_size"])
+        settings = dataclasses.asdict(named) | settings
+    check_settings("model", LatteConfig, settings)
+    return LatteConfig(**settings)
 
 
 def model_builder(config: Mapping[str, Any]) -> Callable[[nnx.Rngs], Latte]:
@@ -54,7 +62,9 @@ def make_flow(config: Mapping[str, Any]) -> Flow:
     settings = config["flow"]
     schedule = make_schedule(**settings["schedule"])
     weighting = dict(settings["weighting"])
-    weigh = _look_up(WEIGHTINGS, weighting.pop("name"), "weighting")
+    name = weighting.pop("name")
+    weigh = _look_up(WEIGHTINGS, name, "weighting")
+    check_settings(f"weighting {name}", weigh, weighting)
     return Flow(
         schedule=schedule,
         frame_times=_look_up(FRAME_TIMES, settings["frame_times"], "frame_times"),
@@ -65,28 +75,52 @@ def make_flow(config: Mapping[str, Any]) -> Flow:
     )
 
 
+def check_settings(section: str, make: Callable, settings: Mapping[str, Any]) -> None:
+    """Checks that settings are keyword arguments of the function or class they are for.
+
+    Raises:
+        ValueError: naming the settings that do not exist or are missing, and all there are.
+    """
+    parameters = inspect.signature(make).parameters.values()
+    known = {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
+    problems = [f"has no {name!r}" for name in settings if name not in known]
+    problems += [f"lacks {name!r}" for name in known if known[name] and name not in settings]
+    if problems:
+        raise ValueError(f"{section} {', '.join(problems)}; choose from {', '.join(known)}")
+
+
 def claim_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
     """Makes a folder this config's, or checks that it already is.
 
+    A folder without a checkpoint is free: its config may have been corrected after it failed.
+
     Args:
         workdir: folder of the run, created if missing.
-        config: resolved config. Sections in `FREE_SECTIONS` may change between restarts.
+        config: resolved config. `FREE_SETTINGS` may change between restarts.
 
     Raises:
         ValueError: naming every setting that differs, if the folder belongs to another config.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "config.json"
-    if path.is_file():
-        differences = list(_differences(_fixed(read_config(workdir)), _fixed(config)))
+    begun = any(step.name.isdigit() for step in (workdir / "checkpoints").glob("*"))
+    if begun and path.is_file():
+        old, new = dict(_leaves(read_config(workdir))), dict(_leaves(config))
+        differences = [
+            f"{name}: {old.get(name, '(none)')!r} in the folder, {new.get(name, '(none)')!r} in "
+            "this config"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name, "(none)") != new.get(name, "(none)") and not FREE_SETTINGS.match(name)
+        ]
         if differences:
             raise ValueError(
                 f"{workdir} belongs to another config; choose another --workdir, or restore:\n  "
                 + "\n  ".join(differences)
             )
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(config, indent=2) + "\n")
-    part.replace(path)
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(config, indent=2) + "\n")
+        part.replace(path)
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
@@ -107,7 +141,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path} is damaged ({error}); the same settings are stored in the checkpoints, under "
-            f"{workdir}/checkpoints/STEP/config"
+            f"{workdir}/checkpoints/STEP/config/metadata"
         ) from error
 
 
@@ -117,15 +151,10 @@ def _look_up(registry: Mapping[str, Any], name: str, kind: str) -> Any:
     return registry[name]
 
 
-def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: section for name, section in config.items() if name not in FREE_SECTIONS}
-
-
-def _differences(old: Any, new: Any, path: str = ""):
-    """Yields a line for every leaf that differs between two nested dicts."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted(old.keys() | new.keys()):
-            inner = f"{path}.{name}" if path else name
-            yield from _differences(old.get(name, "(none)"), new.get(name, "(none)"), inner)
-    elif old != new:
-        yield f"{path}: {old!r} in the folder, {new!r} in this config"
+def _leaves(section: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the settings of nested dicts under dotted names."""
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value

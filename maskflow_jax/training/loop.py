@@ -17,6 +17,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from maskflow_jax import sharding
+from maskflow_jax.flow.losses import FrameSums
 from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.metrics import MetricWriter, summarise_bins
 from maskflow_jax.training.state import TrainState
@@ -120,6 +121,10 @@ def train(
     step = first = int(state["step"])
     progress = _Progress(first, run.num_steps)
     metrics = None
+    if step >= run.num_steps:
+        logging.info(
+            "step %d of %d: nothing left to train; raise run.num_steps", step, run.num_steps
+        )
     with Preemption() as preemption:
         while step < run.num_steps:
             state, next_metrics = train_step(state, key, sharding.place_batch(mesh, next(batches)))
@@ -173,6 +178,8 @@ def held_out(
 ) -> dict[str, float]:
     """Measures parameters on held-out clips, the same masks every time.
 
+    Masks are drawn batch by batch: compare results of one batch size.
+
     Args:
         eval_step: from `make_eval_step`.
         params: the parameters to measure.
@@ -183,13 +190,14 @@ def held_out(
     Returns:
         Masked cross-entropy in nats and accuracy, over all times and by time bin.
     """
-    total = None
+    total = FrameSums(0.0, 0.0, 0.0)
     for index, batch in enumerate(clips):
         key = jax.random.fold_in(jax.random.key(seed), index)
         sums = eval_step(params, key, *sharding.place_batch(mesh, batch))
-        total = sums if total is None else jax.tree.map(np.add, total, sums)
-    if total is None:
-        raise ValueError("there is no held-out clip to evaluate on")
+        # In float64: float32 stops counting tokens at 2^24.
+        total = jax.tree.map(lambda whole, part: whole + np.asarray(part, float), total, sums)
+    if not np.sum(total.count):
+        raise ValueError("there is no masked token in the held-out clips to evaluate on")
     return summarise_bins(total)
 
 

@@ -92,8 +92,8 @@ def make_train_step(
         rate = ema_rate(config, state["step"])
         metrics |= {
             "loss": loss,
-            "grad_norm": optax.global_norm(grads),
-            "grad_norms": {name: optax.global_norm(part) for name, part in grads.items()},
+            "grad_norm": optax.tree.norm(grads),
+            "grad_norms": {name: optax.tree.norm(part) for name, part in grads.items()},
         }
         new_state = {
             "step": state["step"] + 1,
@@ -111,12 +111,13 @@ def make_train_step(
     )
 
 
-def make_eval_step(graphdef: nnx.GraphDef, flow: Flow) -> Callable:
+def make_eval_step(graphdef: nnx.GraphDef, flow: Flow, mesh: jax.sharding.Mesh) -> Callable:
     """Builds the held-out measure: plain masked cross-entropy at times spread over (0, 1).
 
     Args:
         graphdef: graph definition of the model.
         flow: gives schedule and mask.
+        mesh: the mesh.
 
     Returns:
         `eval_step(params, key, tokens, valid) -> sums`, jitted: for every one of `TIME_BINS` equal
@@ -141,4 +142,4 @@ def make_eval_step(graphdef: nnx.GraphDef, flow: Flow) -> Callable:
             lambda x: jax.ops.segment_sum(x.reshape(-1), bins.reshape(-1), TIME_BINS), sums
         )
 
-    return jax.jit(eval_step)
+    return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))

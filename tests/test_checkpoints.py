@@ -1,0 +1,214 @@
+"""Checkpoints that are whole, cut, missing, unfinished, and a disk that is full."""
+
+import json
+import resource
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import assert_same, host_copy
+
+from maskflow_jax.training.checkpoints import CheckpointError, Checkpoints
+
+CONFIG = {"seed": 0, "model": {"depth": 2}}
+
+
+def make_state(step, width=256):
+    """A state of arrays that differ from step to step, too large and random to be stored inline."""
+    noise = np.random.default_rng(step).normal(size=(width, 8)).astype(np.float32)
+    params = {"w": jnp.asarray(noise), "b": jnp.arange(8.0) + step}
+    ema_params = jax.tree.map(lambda x: x / 2, params)
+    opt_state = optax.adam(1e-3).init(params)
+    return {
+        "step": jnp.int32(step),
+        "params": params,
+        "ema_params": ema_params,
+        "opt_state": opt_state,
+    }
+
+
+def abstract(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+@pytest.fixture
+def saved(tmp_path, world):
+    """A folder with checkpoints of steps 1, 2 and 3, batch for batch."""
+    checkpoints, batches = Checkpoints(tmp_path, keep=3), world.batches()
+    for step in (1, 2, 3):
+        next(batches)
+        checkpoints.save(make_state(step), batches, CONFIG)
+    checkpoints.close()
+    return tmp_path
+
+
+def restore(workdir, world):
+    checkpoints, batches = Checkpoints(workdir), world.batches()
+    state = checkpoints.restore(make_state(0), batches)
+    checkpoints.close()
+    return state, batches.get_state()["next_batch"]
+
+
+def big_file(folder):
+    """The file with an item's arrays."""
+    return max(folder.glob("**/d/*"), key=lambda file: file.stat().st_size)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+DAMAGES = {
+    "cut arrays": lambda step: cut(big_file(step / "train_state" / "ocdbt.process_0")),
+    "no arrays": lambda step: big_file(step / "train_state" / "ocdbt.process_0").unlink(),
+    "cut index": lambda step: cut(step / "train_state" / "manifest.ocdbt"),
+    "cut metadata": lambda step: cut(step / "train_state" / "_METADATA"),
+    "cut average": lambda step: cut(big_file(step / "ema_params" / "ocdbt.process_0")),
+    "cut data": lambda step: cut(step / "data" / "process_0-of-1.json"),
+    "no data": lambda step: shutil.rmtree(step / "data"),
+    "no average": lambda step: shutil.rmtree(step / "ema_params"),
+    "no train state": lambda step: shutil.rmtree(step / "train_state"),
+}
+
+
+def test_four_items_and_exact_restore(saved, world):
+    items = {path.name for path in (saved / "checkpoints" / "3").iterdir() if path.is_dir()}
+    assert items == {"train_state", "ema_params", "data", "config"}
+    assert json.loads((saved / "checkpoints/3/config/metadata").read_text()) == CONFIG
+    state, position = restore(saved, world)
+    assert_same(host_copy(state), host_copy(make_state(3)))
+    assert position == 3
+
+
+def test_keeps_the_newest(saved, world):
+    checkpoints, batches = Checkpoints(saved, keep=2), world.batches()
+    assert checkpoints.restore(make_state(0), batches)["step"] == 3
+    checkpoints.save(make_state(4), batches, CONFIG)
+    checkpoints.wait()
+    assert checkpoints.steps() == [3, 4]
+    checkpoints.close()
+
+
+def test_a_save_is_of_its_moment(tmp_path, world):
+    """Saving is in the background, while the step's buffers are donated and batches read."""
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    checkpoints, batches, state = Checkpoints(tmp_path), world.batches(), make_state(1, 200_000)
+    before = host_copy(state)
+    next(batches)
+    checkpoints.save(state, batches, CONFIG)
+    for _ in range(3):
+        state = step(state)
+        next(batches)
+    checkpoints.wait()
+    assert_same(host_copy(checkpoints.restore(state, batches)), before)
+    assert batches.get_state()["next_batch"] == 1
+    checkpoints.close()
+
+
+def test_the_average_alone(saved):
+    shutil.rmtree(saved / "checkpoints" / "3" / "train_state")
+    checkpoints = Checkpoints(saved)
+    params = checkpoints.restore_ema_params(abstract(make_state(0)["ema_params"]))
+    assert_same(host_copy(params), host_copy(make_state(3)["ema_params"]))
+    assert checkpoints.steps() == [1, 2, 3]
+    checkpoints.close()
+
+
+def test_reading_the_average_moves_nothing(saved):
+    """Sampling may run beside a training that owns the folder."""
+    cut(big_file(saved / "checkpoints/3/ema_params/ocdbt.process_0"))
+    (saved / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir()
+    files = sorted(saved.rglob("*"))
+    checkpoints = Checkpoints(saved)
+    params = checkpoints.restore_ema_params(abstract(make_state(0)["ema_params"]))
+    assert_same(host_copy(params), host_copy(make_state(2)["ema_params"]))
+    checkpoints.close()
+    assert sorted(saved.rglob("*")) == files
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_falls_back_to_the_last_readable_one(saved, world, caplog, damage):
+    DAMAGES[damage](saved / "checkpoints" / "3")
+    checkpoints, batches = Checkpoints(saved), world.batches()
+    state = checkpoints.restore(make_state(0), batches)
+    assert_same(host_copy(state), host_copy(make_state(2)))
+    assert batches.get_state()["next_batch"] == 2
+    assert "step 3" in caplog.text
+    assert "damaged_checkpoint_3" in caplog.text
+    assert (saved / "damaged_checkpoint_3").is_dir()
+    next(batches)
+    checkpoints.save(make_state(3), batches, CONFIG)  # the run comes by that step again
+    checkpoints.close()
+    state, position = restore(saved, world)
+    assert (int(state["step"]), position) == (3, 3)
+
+
+def test_all_damaged_is_an_error_that_lists_them_and_moves_nothing(saved, world):
+    for step in (1, 2, 3):
+        DAMAGES["cut arrays"](saved / "checkpoints" / str(step))
+    with pytest.raises(CheckpointError, match=r"(?s)move the folder away.*step 3.*step 2.*step 1"):
+        restore(saved, world)
+    assert Checkpoints(saved).steps() == [1, 2, 3]
+
+
+def test_other_shapes_are_an_error_that_names_them(saved, world):
+    checkpoints = Checkpoints(saved)
+    with pytest.raises(CheckpointError, match=r"(?s)with this config.*\(32, 8\).*\(256, 8\)"):
+        checkpoints.restore(make_state(0, width=32), world.batches())
+    assert checkpoints.steps() == [1, 2, 3]  # nothing was taken for damaged and moved
+
+
+def test_another_dataset_is_an_error_that_names_the_difference(saved, world):
+    batches = world.batches()
+    batches._settings["videos"] = 77
+    with pytest.raises(CheckpointError, match=r"and dataset(?s:.*)videos was 5 and is 77"):
+        Checkpoints(saved).restore(make_state(0), batches)
+
+
+def test_no_checkpoint(tmp_path, world):
+    assert restore(tmp_path, world) == (None, 0)
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(CheckpointError, match=r"no complete checkpoint.*launch\.train"):
+        checkpoints.restore_ema_params(abstract(make_state(0)["ema_params"]))
+
+
+def test_an_unfinished_save_is_ignored_and_cleared(saved, world):
+    unfinished = saved / "checkpoints" / "4.orbax-checkpoint-tmp"
+    shutil.copytree(saved / "checkpoints" / "3", unfinished)
+    state, _ = restore(saved, world)
+    assert state["step"] == 3
+    assert not unfinished.exists()
+
+
+def test_a_step_that_is_not_new_is_not_dropped_quietly(saved, world):
+    checkpoints = Checkpoints(saved)
+    with pytest.raises(CheckpointError, match="step 2 is not newer"):
+        checkpoints.save(make_state(2), world.batches(), CONFIG)
+
+
+@pytest.mark.parametrize("then", ["wait", "save", "close"])
+def test_a_full_disk(saved, world, then):
+    """Writing beyond a size fails as on a full disk; the error comes from a background thread."""
+    checkpoints, batches = Checkpoints(saved, keep=3), world.batches()
+    big = make_state(4, width=100_000)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, unlimited[1]))
+    try:
+        with pytest.raises(CheckpointError) as caught:
+            checkpoints.save(big, batches, CONFIG)
+            if then == "save":
+                checkpoints.save({**big, "step": jnp.int32(5)}, batches, CONFIG)
+            getattr(checkpoints, "close" if then == "close" else "wait")()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    message = str(caught.value)
+    assert str(saved / "checkpoints") in message
+    assert "MB free" in message
+    assert "steps [1, 2, 3]" in message
+    state, _ = restore(saved, world)
+    assert state["step"] == 3
+    assert not list(Path(saved / "checkpoints").glob("*tmp*"))

@@ -1,0 +1,189 @@
+"""From config to objects: what is unknown is named, and a folder belongs to one config."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import jax
+import ml_collections
+import pytest
+from tiny import resolved_config
+
+from maskflow_jax.flow.frame_times import FRAME_TIMES
+from maskflow_jax.training import experiment
+
+CONFIGS = {
+    "maze": ["", "smoke", "constant", "smoke,constant", "demo", "demo_smoke"],
+    "maze_tokenizer": ["", "smoke"],
+}
+
+
+def test_every_config_file_is_known_here():
+    files = {path.stem for path in Path(__file__).parents[1].glob("configs/*.py")}
+    assert files - {"__init__"} == CONFIGS.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [(name, each) for name, all_ in CONFIGS.items() for each in all_]
+)
+def test_every_config_builds_with_every_argument(name, arguments):
+    config = importlib.import_module(f"configs.{name}").get_config(arguments)
+    assert isinstance(config, ml_collections.ConfigDict)
+    json.dumps(config.to_dict())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_names_its_arguments(name):
+    with pytest.raises(ValueError, match=r"'wrong'.*smoke"):
+        importlib.import_module(f"configs.{name}").get_config("wrong")
+
+
+def test_variant_or_sizes():
+    named = experiment.make_latte_config(
+        resolved_config(model={"variant": "B/2", "dtype": "bfloat16"})
+    )
+    assert (named.depth, named.width, named.patch_size, named.dtype) == (12, 768, 2, "bfloat16")
+    sizes = experiment.make_latte_config(resolved_config())
+    assert (sizes.depth, sizes.width, sizes.codebook_size) == (2, 16, 8)
+
+
+@pytest.mark.parametrize("name", FRAME_TIMES)
+def test_frame_times_are_the_configs(name):
+    flow = experiment.make_flow(resolved_config(flow__frame_times=name))
+    assert flow.frame_times is FRAME_TIMES[name]
+    assert flow.mask_id == 8
+    assert flow.schedule.name == "quadratic"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flow__schedule": {"name": "lienar"}}, "unknown schedule 'lienar'.*linear, quadratic"),
+        ({"flow__frame_times": "frames"}, "unknown frame_times 'frames'.*frame, constant, mixed"),
+        ({"flow__weighting": {"name": "snrr"}}, "unknown weighting 'snrr'.*none, snr, elbo"),
+        ({"flow__weighting": {"name": "snr", "clipp": 5}}, "weighting snr has no .*clipp"),
+    ],
+)
+def test_unknown_flow_settings_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        experiment.make_flow(resolved_config(**changes))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"variant": "Q/2"}, "unknown model variant 'Q/2'.*S, B, L, XL"),
+        ({"depth": 2, "width": 16, "num_heads": 2, "wdith": 3}, "model.*wdith.*choose.*width"),
+        ({"variant": "S/2", "wdith": 3}, "model.*wdith.*choose.*width"),
+        ({"depth": 3, "width": 16, "num_heads": 2}, "depth 3 is odd"),
+        ({"depth": 2, "width": 16}, "model.*num_heads"),
+    ],
+)
+def test_unknown_model_settings_are_named(model, message):
+    with pytest.raises(ValueError, match=message):
+        experiment.make_latte_config(resolved_config(model=model))
+
+
+def test_resolved_configs_are_json():
+    config = experiment.resolve({"mesh": {"shape": (1, 2)}}, {"grid": (4, 4)})
+    assert config == {"mesh": {"shape": [1, 2]}, "tokenizer": {"grid": [4, 4]}}
+
+
+def begin(workdir, config):
+    """A folder with a checkpoint in it."""
+    experiment.claim_workdir(workdir, config)
+    (workdir / "checkpoints" / "3").mkdir(parents=True)
+
+
+def test_a_new_folder_is_claimed_and_taken_again(tmp_path):
+    workdir, config = tmp_path / "a" / "b", resolved_config()
+    begin(workdir, config)
+    assert experiment.read_config(workdir) == config
+    experiment.claim_workdir(workdir, config)
+    assert {path.name for path in workdir.iterdir()} == {"config.json", "checkpoints"}
+
+
+def test_what_does_not_change_the_learning_may_change(tmp_path):
+    begin(tmp_path, resolved_config())
+    changed = resolved_config(
+        run={"num_steps": 99, "log_every": 3},
+        mesh={"fsdp": 2},
+        sampling={"context_frames": 2},
+        data__directory="/moved",
+        data__codec="/moved/codec",
+        data__num_workers=4,
+        tokenizer__name="renamed",
+    )
+    experiment.claim_workdir(tmp_path, changed)
+    assert experiment.read_config(tmp_path) == changed
+
+
+def test_all_other_differences_are_refused_and_named(tmp_path):
+    begin(tmp_path, resolved_config())
+    before = (tmp_path / "config.json").read_text()
+    changed = resolved_config(
+        seed=1,
+        model__width=32,
+        model__remat="none",
+        data__clip_frames=8,
+        flow__schedule={"name": "linear"},
+        optimizer__learning_rate=1.0,
+        tokenizer__sha256="1" * 64,
+        run={"num_steps": 5},
+    )
+    with pytest.raises(ValueError, match="belongs to another config") as caught:
+        experiment.claim_workdir(tmp_path, changed)
+    named = re.findall(r"^  ([\w.]+): ", str(caught.value), re.MULTILINE)
+    assert named == [
+        "data.clip_frames",
+        "flow.schedule.name",
+        "model.remat",
+        "model.width",
+        "optimizer.learning_rate",
+        "seed",
+        "tokenizer.sha256",
+    ]
+    assert "model.width: 16 in the folder, 32 in this config" in str(caught.value)
+    assert "model.remat: '(none)' in the folder" in str(caught.value)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_folder_without_a_checkpoint_is_free(tmp_path):
+    experiment.claim_workdir(tmp_path, resolved_config())
+    (tmp_path / "checkpoints" / "1.orbax-checkpoint-tmp").mkdir(parents=True)
+    corrected = resolved_config(model__width=32)
+    experiment.claim_workdir(tmp_path, corrected)
+    assert experiment.read_config(tmp_path) == corrected
+
+
+def test_config_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    experiment.claim_workdir(tmp_path, resolved_config())
+
+    def full_disk(self, text):
+        self.write_bytes(text.encode()[:10])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        experiment.claim_workdir(tmp_path, resolved_config(seed=1))
+    assert experiment.read_config(tmp_path) == resolved_config()
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    experiment.claim_workdir(tmp_path / "new", resolved_config())
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_is_no_runs_and_a_damaged_config(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"not a run's folder.*launch\.train"):
+        experiment.read_config(tmp_path)
+    begin(tmp_path, resolved_config())
+    (tmp_path / "config.json").write_text('{"seed": ')
+    for read in (
+        experiment.read_config,
+        lambda workdir: experiment.claim_workdir(workdir, resolved_config()),
+    ):
+        with pytest.raises(ValueError, match=r"config\.json is damaged.*STEP/config"):
+            read(tmp_path)

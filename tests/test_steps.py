@@ -1,0 +1,258 @@
+"""The train step against its definition, the held-out measure against plain sums."""
+
+import dataclasses
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from laws import quick_jit
+from tiny import OPTIMIZER, assert_same, host_copy, quick_compilation, resolved_config
+
+from maskflow_jax import sharding
+from maskflow_jax.flow.corruption import mask_tokens
+from maskflow_jax.flow.frame_times import MIN_TIME, frame
+from maskflow_jax.flow.schedules import quadratic
+from maskflow_jax.flow.weighting import snr
+from maskflow_jax.training import experiment
+from maskflow_jax.training.loop import held_out
+from maskflow_jax.training.state import init_state
+from maskflow_jax.training.steps import TIME_BINS, make_eval_step, make_train_step
+
+BATCH = np.random.default_rng(0).integers(0, 8, (4, 4, 4, 4)).astype(np.int32)
+
+FULL = (BATCH, np.ones(4, bool))
+
+
+def corrupted(key, tokens):
+    """Times and corrupted tokens of the step with this number's key."""
+    time_key, mask_key = jax.random.split(key)
+    times = frame(time_key, *tokens.shape[:2])
+    return times, mask_tokens(mask_key, tokens, jnp.square(times), 8)
+
+
+def plain_loss(graphdef, params, *, key, tokens):
+    """Algorithm 1 with full logits."""
+    times, xt = corrupted(key, tokens)
+    model = nnx.merge(graphdef, params)
+    log_p = jax.nn.log_softmax(model.logits(model.features(xt, times)))
+    cross_entropy = -jnp.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]
+    weights = snr(quadratic(), times, fused=True)[:, :, None, None]
+    masked = xt == 8
+    return jnp.sum(cross_entropy * weights * masked) / jnp.sum(masked)
+
+
+def test_a_step_is_its_definition(world):
+    state = world.state()
+    # Zero heads hide most of the gradient: start from a state that has learned for two steps.
+    for _ in range(2):
+        state, _ = world.step(state, BATCH)
+    before = host_copy(state)
+    after, metrics = world.step(state, BATCH)
+
+    key = jax.random.fold_in(world.key, 2)
+    loss_of = functools.partial(plain_loss, world.graphdef, key=key, tokens=BATCH)
+
+    @quick_jit
+    def expected_step(params, opt_state):
+        loss, grads = jax.value_and_grad(loss_of)(params)
+        updates, _ = world.optimizer.update(grads, opt_state, params)
+        return loss, grads, optax.apply_updates(params, updates)
+
+    loss, grads, expected = expected_step(before["params"], before["opt_state"])
+    np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(grads), rtol=1e-4)
+    parts = {name: optax.tree.norm(part) for name, part in grads.items()}
+    assert metrics["grad_norms"].keys() == parts.keys()
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7),
+        metrics["grad_norms"],
+        parts,
+    )
+    np.testing.assert_allclose(metrics["masked"], np.mean(corrupted(key, BATCH)[1] == 8), rtol=1e-6)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), after["params"], expected
+    )
+    average = jax.tree.map(
+        lambda old, new: OPTIMIZER.ema_decay * old + (1 - OPTIMIZER.ema_decay) * np.asarray(new),
+        before["ema_params"],
+        after["params"],
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after["ema_params"], average
+    )
+    assert after["step"] == 3
+
+
+def test_one_compilation_donated_buffers_and_pinned_shardings(world):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # jax warns of donated buffers that it cannot use
+        build = experiment.model_builder(world.config)
+        with quick_compilation():
+            graphdef, state = init_state(build, world.optimizer, jax.random.key(0), world.mesh)
+            train_step = make_train_step(graphdef, world.flow, world.optimizer, OPTIMIZER, state)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        for _ in range(3):
+            old = state
+            batch = sharding.place_batch(world.mesh, BATCH)
+            state, _ = train_step(state, world.key, batch)
+            assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old))
+            assert jax.tree.map(lambda leaf: leaf.sharding, state) == shardings
+    assert train_step._cache_size() == 1
+
+
+def test_randomness_is_the_key_and_the_step(world):
+    def losses(key):
+        state, found = world.state(), []
+        for _ in range(2):
+            state, metrics = world.step(state, BATCH, key)
+            found.append(float(metrics["masked"]))
+        return found
+
+    first, second = losses(jax.random.key(5))
+    assert first != second
+    assert losses(jax.random.key(5)) == [first, second]
+    assert losses(jax.random.key(6)) != [first, second]
+
+
+def test_masked_share_follows_the_schedule(world):
+    state, shares = world.state(), []
+    for _ in range(60):
+        state, metrics = world.step(state, BATCH)
+        shares.append(float(metrics["masked"]))
+    # E[1 - t^2] = 2/3; the times of 960 frames, of deviation 0.3, are averaged.
+    assert np.mean(shares) == pytest.approx(2 / 3, abs=0.04)
+
+
+def test_training_learns(world):
+    state, batches, losses = world.state(), world.batches(), []
+    for _ in range(150):
+        state, metrics = world.step(state, next(batches))
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:20])
+    assert float(metrics["accuracy"]) > 0.5  # 1/8 by chance
+
+
+class Recorder(nnx.Module):
+    """A model whose logits are one learned row, whatever it sees."""
+
+    def __init__(self, rngs):
+        self.row = nnx.Param(jnp.arange(8.0) / 8)
+
+    def features(self, tokens, times):
+        return jnp.zeros((*tokens.shape[:2], 16, 1))
+
+    def logits(self, features):
+        return jnp.broadcast_to(self.row[...], (*features.shape[:2], 4, 4, 8))
+
+
+def run_recorder(world, flow, tokens=BATCH):
+    with quick_compilation():
+        graphdef, state = init_state(Recorder, world.optimizer, jax.random.key(0), world.mesh)
+        step = make_train_step(graphdef, flow, world.optimizer, OPTIMIZER, state)
+    return step(state, world.key, tokens)[1]
+
+
+@pytest.mark.parametrize(("time", "masked"), [(0.0, 1.0), (1.0, 0.0)])
+def test_times_come_from_the_flow(world, time, masked):
+    flow = dataclasses.replace(world.flow, frame_times=lambda key, b, t: jnp.full((b, t), time))
+    metrics = run_recorder(world, flow)
+    assert metrics["masked"] == masked
+    assert np.isfinite(metrics["loss"])
+
+
+def test_every_position_counts_without_mask_ce(world):
+    flow = dataclasses.replace(world.flow, weigh=jnp.ones_like, mask_ce=False)
+    expected = -np.mean(jax.nn.log_softmax(jnp.arange(8.0) / 8)[BATCH])
+    np.testing.assert_allclose(run_recorder(world, flow)["loss"], expected, rtol=1e-5)
+
+
+def test_bfloat16_compute_keeps_float32_parameters(world):
+    config = resolved_config(model__dtype="bfloat16")
+    build = experiment.model_builder(config)
+    with quick_compilation():
+        graphdef, state = init_state(build, world.optimizer, jax.random.key(0), world.mesh)
+        step = make_train_step(graphdef, world.flow, world.optimizer, OPTIMIZER, state)
+    model = nnx.merge(graphdef, state["params"])
+    features = jax.eval_shape(model.features, jnp.asarray(BATCH), jnp.ones((4, 4)))
+    assert features.dtype == jnp.bfloat16
+    for _ in range(3):
+        state, metrics = step(state, world.key, sharding.place_batch(world.mesh, BATCH))
+        assert np.isfinite(metrics["loss"])
+        assert metrics["loss"].dtype == jnp.float32
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(state) if leaf.ndim}
+    assert dtypes == {jnp.dtype("float32")}
+
+
+@quick_jit
+def plain_logits(model, tokens, times):
+    return model.logits(model.features(tokens, times))
+
+
+def plain_sums(world, params, key, tokens, counted_clips):
+    """Held-out sums per time bin, position by position."""
+    time_key, mask_key = jax.random.split(key)
+    times = jax.random.uniform(time_key, tokens.shape[:2], minval=MIN_TIME)
+    xt = mask_tokens(mask_key, tokens, jnp.square(times), 8)
+    model = nnx.merge(world.graphdef, params)
+    logits = np.asarray(plain_logits(model, xt, times), np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    sums = np.zeros((3, TIME_BINS))
+    for index in np.argwhere(np.asarray(xt) == 8):
+        b, t, h, w = index
+        if b in counted_clips:
+            at = int(times[b, t] * TIME_BINS)
+            right = logits[b, t, h, w].argmax() == tokens[b, t, h, w]
+            sums[:, at] += (-log_p[b, t, h, w, tokens[b, t, h, w]], right, 1)
+    return sums
+
+
+@pytest.fixture(scope="module")
+def learned(world):
+    state = world.state()
+    for _ in range(5):
+        state, _ = world.step(state, BATCH)
+    return state["params"]
+
+
+def test_held_out_sums_by_time_bin_leave_out_padding(world, learned):
+    key, valid = jax.random.key(3), np.array([True, False, True, False])
+    measure = functools.partial(world.eval_step, learned, key)
+    sums = measure(*sharding.place_batch(world.mesh, (BATCH, valid)))
+    expected = plain_sums(world, learned, key, BATCH, {0, 2})
+    np.testing.assert_allclose(np.stack(sums), expected, rtol=1e-4)
+    garbage = np.where(valid[:, None, None, None], BATCH, 5)
+    other = measure(*sharding.place_batch(world.mesh, (garbage, valid)))
+    assert_same(host_copy(other), host_copy(sums))
+
+
+def test_held_out_is_the_same_every_time_and_weighs_tokens_alike(world, learned):
+    clips = [FULL, (BATCH, np.array([True, False, False, False]))]
+    summary = held_out(world.eval_step, learned, clips, world.mesh)
+    assert held_out(world.eval_step, learned, clips, world.mesh) == summary
+    keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(2)]
+    sums = plain_sums(world, learned, keys[0], BATCH, {0, 1, 2, 3})
+    sums += plain_sums(world, learned, keys[1], BATCH, {0})
+    assert summary["cross_entropy"] == pytest.approx(sums[0].sum() / sums[2].sum(), rel=1e-4)
+    assert summary["accuracy"] == pytest.approx(sums[1].sum() / sums[2].sum(), rel=1e-6)
+    assert held_out(world.eval_step, learned, clips, world.mesh, seed=1) != summary
+
+
+def test_held_out_without_a_clip_is_an_error(world, learned):
+    padding = [(BATCH, np.zeros(4, bool))]
+    for clips in ([], padding):
+        with pytest.raises(ValueError, match="no masked token"):
+            held_out(world.eval_step, learned, clips, world.mesh)
+
+
+def test_held_out_times_do_not_follow_the_training(world, learned):
+    flow = dataclasses.replace(world.flow, frame_times=None, weigh=None, mask_ce=False)
+    with quick_compilation():
+        measure = make_eval_step(world.graphdef, flow, world.mesh)
+    arguments = (learned, jax.random.key(3), *sharding.place_batch(world.mesh, FULL))
+    assert_same(host_copy(measure(*arguments)), host_copy(world.eval_step(*arguments)))

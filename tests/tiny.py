@@ -1,0 +1,112 @@
+"""A world small enough for tests of training: videos that stand still, and a model of two blocks.
+
+Every video repeats one frame of random tokens, so that any clean frame tells all masked ones.
+"""
+
+from unittest import mock
+
+import jax
+import numpy as np
+from laws import quick_jit
+
+from maskflow_jax import sharding
+from maskflow_jax.data.pipeline import clip_batches
+from maskflow_jax.data.token_dataset import read_token_dataset, write_token_dataset
+from maskflow_jax.training import experiment
+from maskflow_jax.training.optimizer import OptimizerConfig, make_optimizer
+from maskflow_jax.training.state import init_state
+from maskflow_jax.training.steps import make_eval_step, make_train_step
+
+TOKENIZER = {
+    "name": "t",
+    "sha256": "0" * 64,
+    "codebook_size": 8,
+    "grid": [4, 4],
+    "frame_size": 8,
+}
+OPTIMIZER = OptimizerConfig(learning_rate=1e-2, ema_decay=0.9)
+
+
+def resolved_config(**changes):
+    """A resolved config; `model__depth=4` changes the field of a section."""
+    config = {
+        "seed": 0,
+        "data": {"directory": "d", "codec": "c", "num_workers": 0, "clip_frames": 4},
+        "model": {"depth": 2, "width": 16, "num_heads": 2},
+        "flow": {
+            "schedule": {"name": "quadratic"},
+            "frame_times": "frame",
+            "weighting": {"name": "snr", "fused": True},
+            "mask_ce": True,
+            "frame_block": 2,
+        },
+        "optimizer": {"learning_rate": 1e-2},
+        "run": {"num_steps": 4},
+        "tokenizer": TOKENIZER,
+    }
+    for name, value in changes.items():
+        section, _, field = name.partition("__")
+        config[section] = {**config[section], field: value} if field else value
+    return config
+
+
+def write_videos(directory, *, train=5, test=3, tokenizer=TOKENIZER):
+    """Videos of 10, 11, 12... frames."""
+
+    def still_videos(split, count, seed):
+        rng = np.random.default_rng(seed)
+        for index in range(count):
+            frame = rng.integers(0, tokenizer["codebook_size"], tokenizer["grid"])
+            yield f"{split} {index}", np.broadcast_to(frame, (10 + index, *frame.shape)), 5.0
+
+    splits = {"train": still_videos("train", train, 0), "test": still_videos("test", test, 1)}
+    write_token_dataset(directory, splits, tokenizer=tokenizer)
+
+
+def quick_compilation():
+    """Within it, code that calls `jax.jit` compiles in half the time, to slower programs."""
+    return mock.patch.object(jax, "jit", quick_jit)
+
+
+class World:
+    """The parts of a training, compiled once for all tests."""
+
+    def __init__(self, directory, mesh=None, **changes):
+        write_videos(directory)
+        self.config = resolved_config(**changes)
+        self.directory, self.mesh = directory, mesh or sharding.make_mesh()
+        self.flow, self.optimizer = experiment.make_flow(self.config), make_optimizer(OPTIMIZER)
+        build = experiment.model_builder(self.config)
+        with quick_compilation():
+            self.graphdef, state = init_state(build, self.optimizer, jax.random.key(0), self.mesh)
+            self.train_step = make_train_step(
+                self.graphdef, self.flow, self.optimizer, OPTIMIZER, state
+            )
+            self.eval_step = make_eval_step(self.graphdef, self.flow, self.mesh)
+        self._initial = jax.tree.map(np.array, state)
+        self._shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        self.key = jax.random.key(1)
+
+    def videos(self, split="train"):
+        return read_token_dataset(self.directory, split)
+
+    def batches(self):
+        return clip_batches(self.videos(), clip_frames=4, batch_size=4, seed=0)
+
+    def state(self):
+        """A fresh initial state, to be donated."""
+        return jax.device_put(self._initial, self._shardings)
+
+    def step(self, state, batch, key=None):
+        key = self.key if key is None else key
+        return self.train_step(state, key, sharding.place_batch(self.mesh, batch))
+
+
+def host_copy(tree):
+    return jax.tree.map(lambda leaf: np.array(leaf, copy=True), tree)
+
+
+def assert_same(left, right):
+    """Bitwise equality of two pytrees of arrays."""
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    jax.tree.map(np.testing.assert_array_equal, left, right)
