@@ -41,12 +41,14 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.model.patch_size = 2
     config.model.time_conditioning = True
     config.model.dtype = "float32"
-    config.model.remat = "none"
+    config.model.remat = "dots"
 
     config.flow = ml_collections.ConfigDict()
-    config.flow.schedule = {"name": "sigmoid"}
+    config.flow.schedule = "sigmoid"
+    config.flow.sigmoid = {"start": -3.0, "end": 3.0, "tau": 1.0}
     config.flow.frame_times = "constant" if "constant" in chosen else "frame"
-    config.flow.weighting = {"name": "snr", "fused": True, "decay": 0.8, "clip": 6.0}
+    config.flow.weighting = "snr"
+    config.flow.snr = {"fused": True, "decay": 0.8, "clip": 6.0, "form": "released"}
     config.flow.mask_ce = True
     config.flow.frame_block = 4
 

@@ -59,10 +59,10 @@ def test_frame_times_are_the_configs(name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"flow__schedule": {"name": "lienar"}}, "unknown schedule 'lienar'.*linear, quadratic"),
+        ({"flow__schedule": "lienar"}, "unknown schedule 'lienar'.*linear, quadratic"),
         ({"flow__frame_times": "frames"}, "unknown frame_times 'frames'.*frame, constant, mixed"),
-        ({"flow__weighting": {"name": "snrr"}}, "unknown weighting 'snrr'.*none, snr, elbo"),
-        ({"flow__weighting": {"name": "snr", "clipp": 5}}, "weighting snr has no .*clipp"),
+        ({"flow__weighting": "snrr"}, "unknown weighting 'snrr'.*none, snr, elbo"),
+        ({"flow__snr": {"clipp": 5}}, "weighting snr has no .*clipp"),
     ],
 )
 def test_unknown_flow_settings_are_named(changes, message):
@@ -127,7 +127,7 @@ def test_all_other_differences_are_refused_and_named(tmp_path):
         model__width=32,
         model__remat="none",
         data__clip_frames=8,
-        flow__schedule={"name": "linear"},
+        flow__schedule="linear",
         optimizer__learning_rate=1.0,
         tokenizer__sha256="1" * 64,
         run={"num_steps": 5},
@@ -137,7 +137,7 @@ def test_all_other_differences_are_refused_and_named(tmp_path):
     named = re.findall(r"^  ([\w.]+): ", str(caught.value), re.MULTILINE)
     assert named == [
         "data.clip_frames",
-        "flow.schedule.name",
+        "flow.schedule",
         "model.remat",
         "model.width",
         "optimizer.learning_rate",

@@ -34,9 +34,10 @@ def resolved_config(**changes):
         "data": {"directory": "d", "codec": "c", "num_workers": 0, "clip_frames": 4},
         "model": {"depth": 2, "width": 16, "num_heads": 2},
         "flow": {
-            "schedule": {"name": "quadratic"},
+            "schedule": "quadratic",
             "frame_times": "frame",
-            "weighting": {"name": "snr", "fused": True},
+            "weighting": "snr",
+            "snr": {"fused": True},
             "mask_ce": True,
             "frame_block": 2,
         },

@@ -19,7 +19,7 @@ import jax
 from flax import nnx
 
 from maskflow_jax.flow.frame_times import FRAME_TIMES
-from maskflow_jax.flow.schedules import make_schedule
+from maskflow_jax.flow.schedules import SCHEDULES
 from maskflow_jax.flow.weighting import WEIGHTINGS
 from maskflow_jax.models.latte import Latte, LatteConfig, latte_config
 from maskflow_jax.training.steps import Flow
@@ -56,19 +56,24 @@ def model_builder(config: Mapping[str, Any]) -> Callable[[nnx.Rngs], Latte]:
 def make_flow(config: Mapping[str, Any]) -> Flow:
     """The training objective of a resolved config.
 
+    The parameters of a schedule or a weighting stand in a section of its name, so that choosing
+    another on the command line needs no other change.
+
     Raises:
-        ValueError: if a schedule, time distribution or weight is unknown.
+        ValueError: if a schedule, time distribution, weighting or a parameter is unknown.
     """
     settings = config["flow"]
-    schedule = make_schedule(**settings["schedule"])
-    weighting = dict(settings["weighting"])
-    name = weighting.pop("name")
-    weigh = _look_up(WEIGHTINGS, name, "weighting")
-    check_settings(f"weighting {name}", weigh, weighting)
+    schedule = _look_up(SCHEDULES, settings["schedule"], "schedule")
+    schedule_parameters = settings.get(settings["schedule"], {})
+    check_settings(f"schedule {settings['schedule']}", schedule, schedule_parameters)
+    schedule = schedule(**schedule_parameters)
+    weigh = _look_up(WEIGHTINGS, settings["weighting"], "weighting")
+    weighting_parameters = settings.get(settings["weighting"], {})
+    check_settings(f"weighting {settings['weighting']}", weigh, weighting_parameters)
     return Flow(
         schedule=schedule,
         frame_times=_look_up(FRAME_TIMES, settings["frame_times"], "frame_times"),
-        weigh=functools.partial(weigh, schedule, **weighting),
+        weigh=functools.partial(weigh, schedule, **weighting_parameters),
         mask_id=config["tokenizer"]["codebook_size"],
         mask_ce=settings["mask_ce"],
         frame_block=settings["frame_block"],
