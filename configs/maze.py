@@ -9,6 +9,7 @@ Arguments follow a colon, separated by commas: `configs/maze.py:smoke` trains fo
 """
 
 import ml_collections
+from ml_collections import config_dict
 
 ARGUMENTS = ("constant", "demo", "demo_smoke", "smoke")
 
@@ -35,6 +36,7 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.data.source.seed = 1  # not the tokenizer's videos
 
     config.model = ml_collections.ConfigDict()
+    config.model.variant = config_dict.placeholder(str)  # such as "B/2"; decides the next four
     config.model.depth = 8
     config.model.width = 256
     config.model.num_heads = 4
@@ -74,7 +76,18 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
 
     config.sampling = ml_collections.ConfigDict()
     config.sampling.context_frames = 4
-    config.sampling.sampler = {"name": "mgm", "noise": "linear"}
+    config.sampling.sampler = {
+        "name": "mgm",
+        "num_steps": config_dict.placeholder(int),  # the paper's number
+        "temperature": 1.0,
+        "top_k": config_dict.placeholder(int),
+        "top_p": config_dict.placeholder(float),
+        "counts": "arccos",
+        "noise": "none",
+        "noise_scale": 4.5,
+        "transition": "exact",
+        "frame_block": 4,
+    }
 
     for name, shrink in (("demo", _demo), ("demo_smoke", _demo_smoke), ("smoke", _smoke)):
         if name in chosen:
@@ -83,19 +96,24 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
 
 
 def _demo(config: ml_collections.ConfigDict) -> None:
-    """A model for two cores and five minutes."""
+    """A model for two cores and five minutes: many small steps, one token per patch."""
+    config.data.directory = "data/maze_demo"
     config.data.clip_frames = 8
-    config.data.batch_size = 16
+    config.data.batch_size = 4
     config.data.source.num_videos = {"train": 120, "test": 10}
     config.data.source.num_frames = 100
     config.model.depth = 6
-    config.model.width = 192
-    config.optimizer.learning_rate = 1e-3
+    config.model.width = 128
+    config.model.patch_size = 1
+    config.flow.weighting = "none"
+    config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 50
+    config.optimizer.beta2 = 0.99
     config.optimizer.ema_decay = 0.99
-    config.run.num_steps = 800
+    config.run.num_steps = 1_000
     config.run.log_every = 20
-    config.run.eval_every = config.run.checkpoint_every = config.run.hook_every = 400
+    config.run.eval_every = config.run.checkpoint_every = 500
+    config.run.hook_every = config.run.num_steps
     config.sampling.context_frames = 2
 
 

@@ -28,10 +28,11 @@ from maskflow_jax.sampling.samplers import SamplerConfig
 from maskflow_jax.tokenizers.codec import Codec
 
 _SMOKE = flags.DEFINE_bool("smoke", False, "Seconds of training instead of minutes.")
-_OUT = flags.DEFINE_string("out", "demo_output", "Folder of the results; its run/ and data/ go.")
+_OUT = flags.DEFINE_string("out", "demo_output", "Folder of the results.")
 
 NUM_VIDEOS = 3
 EXTENSION = 10  # length of the rollout over the training window
+MARKER = ".maskflow_demo"  # in folders that a demo may clear
 
 
 def roll_out(run_dir: Path, videos) -> tuple[np.ndarray, RolloutPlan, dict[str, float]]:
@@ -65,12 +66,21 @@ def roll_out(run_dir: Path, videos) -> tuple[np.ndarray, RolloutPlan, dict[str, 
     return np.concatenate([chunk for chunk, _ in arrived], axis=1), plan, rates
 
 
+def clear(out: Path) -> None:
+    """Removes what an earlier demo left; raises FileExistsError for anybody else's folder."""
+    if out.is_dir() and any(out.iterdir()) and not (out / MARKER).is_file():
+        raise FileExistsError(f"{out} is not empty and not a demo's; choose another --out")
+    for name in ("run", "data"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).touch()
+
+
 def main(_) -> None:
     """Runs the stages and reports."""
     quiet_libraries()
     out = Path(_OUT.value)
-    for name in ("run", "data"):
-        shutil.rmtree(out / name, ignore_errors=True)
+    clear(out)
     settings = maze.get_config("demo_smoke" if _SMOKE.value else "demo").to_dict()
     settings["data"]["directory"] = str(out / "data")
     seconds = {}

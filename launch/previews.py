@@ -12,6 +12,7 @@ from maskflow_jax.data.token_dataset import TokenVideos, check_tokenizer
 from maskflow_jax.sampling.rollout import RolloutPlan
 from maskflow_jax.sampling.samplers import SamplerConfig
 from maskflow_jax.tokenizers.codec import Codec
+from maskflow_jax.training.experiment import check_settings
 from maskflow_jax.training.loop import Hook
 from maskflow_jax.training.metrics import MetricWriter
 
@@ -44,6 +45,7 @@ def preview_hook(
     codec = Codec.load(config["data"]["codec"])
     check_tokenizer(videos.tokenizer, codec.identity, other_name="config's codec (data.codec)")
     sampling, clip_frames = config["sampling"], config["data"]["clip_frames"]
+    check_settings("sampling.sampler", SamplerConfig, sampling["sampler"])
     sampler = SamplerConfig(**sampling["sampler"])
     context_frames = sampling["context_frames"]
     plan = RolloutPlan(

@@ -102,11 +102,13 @@ def extend(
     mask_id: int,
     seed: int,
     first_sample: int = 0,
+    stream: int = 0,
     progress: str | None = None,
 ) -> Iterator[np.ndarray]:
     """Continues videos chunk by chunk.
 
-    Sample i's key is folded from the seed and its number, so it is the same video in any batch.
+    Sample i's key is folded from the seed, the stream and its number, so it is the same video in
+    any batch.
 
     Args:
         sample_chunk: from `make_chunk_sampler`.
@@ -116,12 +118,13 @@ def extend(
         mask_id: the mask token.
         seed: of all samples.
         first_sample: number of the first sample of this batch.
+        stream: tells rollouts of one sample apart that must not repeat each other's draws.
         progress: label of a progress bar over the chunks; None for no bar.
 
     Yields:
         The context, then the new frames of every chunk, int32 [B, h, H, W].
     """
-    root = jax.random.key(seed)
+    root = jax.random.fold_in(jax.random.key(seed), stream)
     numbers = np.arange(first_sample, first_sample + len(context))
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(root, numbers)
 

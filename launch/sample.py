@@ -7,16 +7,17 @@ can also come from a video file (`--context=walk.mp4`) or be none at all (`--con
 number of chunks and network passes is stated before the first one.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags, logging
 
 from launch import outputs
+from launch.contexts import contexts_from_dataset, contexts_from_file
 from launch.logs import quiet_libraries
 from launch.rollouts import Run, extend, load_run, make_chunk_sampler
-from maskflow_jax import video_io
-from maskflow_jax.data.token_dataset import check_tokenizer, read_token_dataset
+from maskflow_jax.data.token_dataset import check_tokenizer
 from maskflow_jax.sampling.rollout import RolloutPlan
 from maskflow_jax.sampling.samplers import SamplerConfig
 from maskflow_jax.tokenizers.codec import Codec
@@ -55,76 +56,96 @@ def sampler_from_flags(run: Run) -> SamplerConfig:
     return SamplerConfig(**settings | {k: v for k, v in given.items() if v is not None})
 
 
-def read_contexts(run: Run, codec: Codec, frames: int) -> tuple[np.ndarray, float]:
-    """Reads the context tokens int32 [num_videos, frames, h, w] and their frame rate."""
-    source, count = _CONTEXT.value, _NUM_VIDEOS.value
-    data = run.config["data"]
-    if source == "none" or frames == 0:
-        empty = np.zeros((count, 0, *run.config["tokenizer"]["grid"]), np.int32)
-        return empty, data["source"]["fps"]
-    if Path(source).suffix:
-        pixels, fps = video_io.read_video(source)
-        if len(pixels) < frames:
-            raise ValueError(
-                f"{source} has {len(pixels)} frames, fewer than the {frames} of --context_frames"
-            )
-        # One file, several continuations of it.
-        tokens = codec.encode(pixels[-frames:])
-        return np.repeat(tokens[None], count, axis=0), fps
-    videos = read_token_dataset(_DATASET.value or data["directory"], source)
-    check_tokenizer(videos.tokenizer, run.config["tokenizer"], other_name="trained model")
-    if count > len(videos):
-        raise ValueError(
-            f"--num_videos={count} but split {source!r} has {len(videos)} videos; lower it"
+def plan_for(run: Run, sampler: SamplerConfig, length: int, context_frames: int) -> RolloutPlan:
+    """The rollout of the flags; its errors name what is impossible."""
+    chunk_size = run.config["data"]["clip_frames"]
+    stride = chunk_size - context_frames if _STRIDE.value is None else _STRIDE.value
+    return RolloutPlan(
+        video_length=length,
+        chunk_size=chunk_size,
+        context_frames=context_frames,
+        stride=stride,
+        nfe_per_chunk=sampler.num_steps,
+    )
+
+
+def first_windows(run: Run, sampler: SamplerConfig, length: int) -> Callable:
+    """Sampler of whole first windows from nothing: (first sample, count) -> [count, T, h, w]."""
+    length = min(length, run.config["data"]["clip_frames"])
+    plan = RolloutPlan(
+        video_length=length,
+        chunk_size=run.config["data"]["clip_frames"],
+        context_frames=0,
+        stride=length,
+        nfe_per_chunk=sampler.num_steps,
+    )
+    logging.info("first window from no context: NFE %d per video", plan.nfe)
+    sample_chunk = make_chunk_sampler(run.graphdef, run.config, sampler, 0)
+    settings = {"mask_id": run.mask_id, "seed": _SEED.value}
+
+    def sample(first_sample: int, count: int) -> np.ndarray:
+        nothing = np.zeros((count, 0, *run.config["tokenizer"]["grid"]), np.int32)
+        chunks = extend(
+            sample_chunk, run.params, nothing, plan, first_sample=first_sample, **settings
         )
-    chosen = [videos[index] for index in range(count)]
-    contexts = [video["tokens"][:frames] for video in chosen]
-    return np.stack(contexts).astype(np.int32), chosen[0]["fps"]
+        return np.concatenate(list(chunks), axis=1)
+
+    return sample
 
 
 def main(_) -> None:
     """Samples and writes."""
     quiet_libraries()
     workdir = Path(_WORKDIR.value)
+    out = Path(_OUT.value or workdir / "samples")
+    if any(out.glob("sample_*")):
+        raise FileExistsError(f"{out} holds samples already; choose another --out")
     run = load_run(workdir)
     codec = Codec.load(_CODEC.value or run.config["data"]["codec"])
     check_tokenizer(run.config["tokenizer"], codec.identity, other_name="codec")
-    sampler = sampler_from_flags(run)
+    sampler, length, count = sampler_from_flags(run), _LENGTH.value, _NUM_VIDEOS.value
+    known = run.config["sampling"]["context_frames"]
+    known = known if _CONTEXT_FRAMES.value is None else _CONTEXT_FRAMES.value
+    fps = run.config["data"]["source"]["fps"]
+
+    start = None
+    if _CONTEXT.value == "none":
+        start = first_windows(run, sampler, length)
+    elif Path(_CONTEXT.value).suffix:
+        contexts, fps = contexts_from_file(Path(_CONTEXT.value), codec, count, known, fps)
+    else:
+        contexts, fps = contexts_from_dataset(run, _CONTEXT.value, count, known, _DATASET.value)
     chunk_size = run.config["data"]["clip_frames"]
-    default_context = 0 if _CONTEXT.value == "none" else run.config["sampling"]["context_frames"]
-    frames = default_context if _CONTEXT_FRAMES.value is None else _CONTEXT_FRAMES.value
-    plan = RolloutPlan(
-        video_length=_LENGTH.value,
-        chunk_size=chunk_size,
-        context_frames=frames,
-        stride=chunk_size - frames if _STRIDE.value is None else _STRIDE.value,
-        nfe_per_chunk=sampler.num_steps,
-    )
-    contexts, fps = read_contexts(run, codec, frames)
-    logging.info("%s with %d steps: %s per video", sampler.name, sampler.num_steps, plan)
-    sample_chunk = make_chunk_sampler(run.graphdef, run.config, sampler, frames)
-    out = Path(_OUT.value or workdir / "samples")
-    for start in range(0, len(contexts), _BATCH.value):
-        batch = contexts[start : start + _BATCH.value]
-        chunks = extend(
-            sample_chunk,
-            run.params,
-            batch,
-            plan,
-            mask_id=run.mask_id,
-            seed=_SEED.value,
-            first_sample=start,
-            progress=f"videos {start}-{start + len(batch) - 1}",
-        )
-        for offset, tokens in enumerate(np.concatenate(list(chunks), axis=1)):
-            outputs.write_sample(
-                out / f"sample_{start + offset:05d}",
-                tokens,
-                codec,
-                fps=fps,
-                context_frames=frames,
+    # Without context, the first window is the beginning and its last frames are the context.
+    beginning = 0 if start is None else min(chunk_size, length) - known
+    plan = None
+    if start is None or length > chunk_size:
+        plan = plan_for(run, sampler, length - beginning, known)
+        logging.info("%s, %d steps: %s per video", sampler.name, sampler.num_steps, plan)
+        sample_chunk = make_chunk_sampler(run.graphdef, run.config, sampler, known)
+
+    for first in range(0, count, _BATCH.value):
+        numbers = range(first, min(first + _BATCH.value, count))
+        videos = contexts[numbers.start : numbers.stop] if start is None else None
+        if start is not None:
+            videos = start(first, len(numbers))
+        if plan is not None:
+            chunks = extend(
+                sample_chunk,
+                run.params,
+                videos[:, beginning:],
+                plan,
+                mask_id=run.mask_id,
+                seed=_SEED.value,
+                first_sample=first,
+                stream=int(start is not None),  # the first window was stream 0
+                progress=f"videos {numbers.start}-{numbers.stop - 1}",
             )
-    logging.info("wrote %d videos of %d frames to %s", len(contexts), plan.video_length, out)
+            videos = np.concatenate([videos[:, :beginning], *chunks], axis=1)
+        for number, tokens in zip(numbers, videos, strict=True):
+            stem, given = out / f"sample_{number:05d}", 0 if start is not None else known
+            outputs.write_sample(stem, tokens, codec, fps=fps, context_frames=given)
+    logging.info("wrote %d videos of %d frames to %s", count, length, out)
 
 
 if __name__ == "__main__":

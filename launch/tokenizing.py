@@ -29,6 +29,9 @@ def encoded_videos(
 def write_dataset(data: Mapping, *, overwrite: bool = False) -> None:
     """Renders, encodes and writes what the `data` section of a config asks for."""
     source = dict(data["source"])
+    keys = {"name", "num_videos", "num_frames", "fps", "seed"}
+    if source.keys() != keys:
+        raise ValueError(f"data.source has {sorted(source)}; it takes {sorted(keys)}")
     if source["name"] != "maze":
         raise ValueError(f"unknown data.source.name {source['name']!r}; there is: maze")
     codec = Codec.load(data["codec"])

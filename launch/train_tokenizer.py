@@ -2,8 +2,9 @@
 
     python -m launch.train_tokenizer --config=configs/maze_tokenizer.py --workdir=runs/tokenizer
 
-leaves `workdir/codec` (config.json, model.safetensors), which `Codec.load` takes. The codec is
-rewritten at every evaluation, so an interrupted run keeps its last one.
+leaves `workdir/codec` (config.json, model.safetensors), which `Codec.load` takes, and its figures
+in `workdir/metrics.jsonl`. The codec is rewritten at every evaluation, so an interrupted run keeps
+its last one; the run itself does not resume.
 """
 
 import time
@@ -19,20 +20,22 @@ from maskflow_jax.data.maze import MazeConfig, maze_videos
 from maskflow_jax.tokenizers import vqgan_training
 from maskflow_jax.tokenizers.codec import Codec, save_tokenizer, to_unit_range
 from maskflow_jax.tokenizers.vqgan import VQGANConfig
+from maskflow_jax.training.metrics import MetricWriter
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment settings.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the codec and the log.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
-def render(data, split: str, num_videos: int) -> np.ndarray:
-    """Renders the frames of a split: uint8 [F, H, W, 3]."""
+def render(data, split: str, num_videos: int, frame_size: int) -> np.ndarray:
+    """Renders the frames of a split: uint8 [F, S, S, 3]."""
     settings = MazeConfig(
         num_videos=num_videos,
         num_frames=data.num_frames,
         fps=data.fps,
         seed=data.seed,
         split=split,
+        frame_size=frame_size,
     )
     return np.concatenate([frames for _, frames, _ in maze_videos(settings)])
 
@@ -54,18 +57,22 @@ def evaluate(directory: Path, frames: np.ndarray) -> dict[str, float]:
 def main(_) -> None:
     """Renders, trains, evaluates and saves."""
     quiet_libraries()
-    config = _CONFIG.value
+    config, workdir = _CONFIG.value, Path(_WORKDIR.value)
+    directory = workdir / "codec"
+    if directory.exists():
+        raise FileExistsError(f"{directory} holds a codec already; choose another --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
     model = VQGANConfig(**config.model)
     settings = vqgan_training.VQTrainingConfig(**config.training)
     init, train_step, place_codebook = vqgan_training.build(model, settings)
-    train = render(config.data, "train", config.data.num_train_videos)
-    held_out = render(config.data, "test", config.data.num_test_videos)
+    train = render(config.data, "train", config.data.num_train_videos, model.frame_size)
+    held_out = render(config.data, "test", config.data.num_test_videos, model.frame_size)
     logging.info("%d training frames, %d held-out frames", len(train), len(held_out))
 
     init_key, key = jax.random.split(jax.random.key(config.seed))
     rng = np.random.default_rng(config.seed)
     state = init(init_key)
-    directory = Path(_WORKDIR.value) / "codec"
+    writer = MetricWriter(workdir)
     started = time.monotonic()
     for step in range(1, settings.num_steps + 1):
         if step == settings.warm_up_steps + 1:
@@ -79,14 +86,19 @@ def main(_) -> None:
             save_tokenizer(directory, model, state.params)
             rate = step / (time.monotonic() - started)
             remaining = (settings.num_steps - step) / rate / 60
+            scalars = {f"train/{name}": float(value) for name, value in metrics.items()}
+            measured = evaluate(directory, held_out)
+            writer.write(step, scalars | {f"held_out/{k}": v for k, v in measured.items()})
             logging.info(
-                "step %d, %.1f steps/s, %.1f min left; train %s; held out %s",
+                "step %d/%d  %.1f steps/s  %.0f min left  held out: %.2f dB, %.1f%% of codes used",
                 step,
+                settings.num_steps,
                 rate,
                 remaining,
-                {name: round(float(value), 3) for name, value in metrics.items()},
-                {name: round(value, 3) for name, value in evaluate(directory, held_out).items()},
+                measured["psnr"],
+                100 * measured["code_usage"],
             )
+    writer.close()
 
 
 if __name__ == "__main__":

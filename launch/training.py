@@ -38,8 +38,13 @@ def train_from_config(settings: dict, workdir: Path) -> bool:
     data = settings["data"]
     videos = {split: read_token_dataset(data["directory"], split) for split in ("train", "test")}
     config = experiment.resolve(settings, videos["train"].tokenizer)
-    for section, settings_type in (("run", RunConfig), ("optimizer", OptimizerConfig)):
-        experiment.check_settings(section, settings_type, config[section])
+    experiment.check_config(config)
+    for section, make in (
+        ("run", RunConfig),
+        ("optimizer", OptimizerConfig),
+        ("mesh", sharding.make_mesh),
+    ):
+        experiment.check_settings(section, make, config[section])
     run, optimizer_config = RunConfig(**config["run"]), OptimizerConfig(**config["optimizer"])
     flow, optimizer = experiment.make_flow(config), make_optimizer(optimizer_config)
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}

@@ -107,6 +107,11 @@ def place_batch(mesh: Mesh, batch: Any) -> Any:
         ValueError: if the batch does not divide over the devices.
     """
     ways = math.prod(mesh.shape[axis] for axis in BATCH[0])
+    if ways % jax.process_count():
+        raise ValueError(
+            f"{jax.process_count()} processes hold different clips, but the mesh splits a batch in "
+            f"{ways} ways (data x fsdp) only; keep `tensor` within a process"
+        )
 
     def place(local: np.ndarray) -> jax.Array:
         whole = len(local) * jax.process_count()
@@ -115,6 +120,8 @@ def place_batch(mesh: Mesh, batch: Any) -> Any:
                 f"a batch of {whole} does not divide over {ways} devices (data x fsdp); choose a "
                 "multiple of it"
             )
-        return jax.make_array_from_process_local_data(NamedSharding(mesh, BATCH), local)
+        return jax.make_array_from_process_local_data(
+            NamedSharding(mesh, BATCH), local, global_shape=(whole, *local.shape[1:])
+        )
 
     return jax.tree.map(place, batch)

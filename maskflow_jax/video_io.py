@@ -211,6 +211,26 @@ def frame_grid(
     return np.concatenate(rows)
 
 
+def square_frames(frames: np.ndarray, size: int) -> np.ndarray:
+    """Cuts the middle square of every frame and scales it.
+
+    Args:
+        frames: uint8 [F, H, W, 3].
+        size: side of the result in pixels; scaled by area when smaller, bicubic when larger.
+
+    Returns:
+        uint8 [F, size, size, 3].
+    """
+    _check_frames("frames", frames)
+    height, width = frames.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    middle = frames[:, top : top + side, left : left + side]
+    how = Image.Resampling.BOX if size < side else Image.Resampling.BICUBIC
+    scaled = [Image.fromarray(frame).resize((size, size), how) for frame in middle]
+    return np.stack([np.asarray(frame) for frame in scaled])
+
+
 def side_by_side(videos: Sequence[np.ndarray], *, gap: int = 2) -> np.ndarray:
     """Joins videos into one that plays them next to each other.
 

@@ -36,9 +36,9 @@ def test_loss_and_accuracy_match_the_released_implementation(case):
 
     features = patches_as_features(logits)
     counted = masked if positions == "masked" else np.ones_like(masked)
-    loss = weighted_loss(frame_sums(logits_fn, features, x1, counted, frame_block=3), weights)
+    sums = frame_sums(logits_fn, features, x1, masked, counted=counted, frame_block=3)
+    loss = weighted_loss(sums, weights)
     np.testing.assert_allclose(loss, REFERENCE[f"loss_{case}"], rtol=1e-5)
-    sums = frame_sums(logits_fn, features, x1, masked)
     np.testing.assert_allclose(accuracy(sums), REFERENCE[f"acc_{case}"], rtol=1e-5)
 
 

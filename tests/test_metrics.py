@@ -60,7 +60,7 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
 
 
 def test_means_weigh_every_token_alike_and_empty_bins_are_left_out():
-    sums = FrameSums(np.array([2.0, 0.0, 9.0]), np.array([1.0, 0.0, 1.0]), np.array([1.0, 0, 3.0]))
+    sums = FrameSums(*np.array([[2.0, 0.0, 9.0], [1, 0, 3], [1, 0, 1], [1, 0, 3]]))
     assert summarise_bins(sums) == pytest.approx(
         {
             "cross_entropy": 11 / 4,

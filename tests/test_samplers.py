@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maskflow_jax.flow.schedules import make_schedule
-from maskflow_jax.sampling.samplers import PAPER_STEPS, SAMPLERS, SamplerConfig, make_window_sampler
+from maskflow_jax.sampling.samplers import SAMPLERS, SamplerConfig, make_window_sampler
 
 K, FRAMES, SIDE, CONTEXT = 5, 4, 3, 1
 
@@ -53,14 +53,20 @@ def test_every_sampler_fills_the_window_and_keeps_the_context(name, context_fram
 
 
 def test_default_steps_are_the_papers():
-    assert {name: SamplerConfig(name=name).num_steps for name in SAMPLERS} == PAPER_STEPS
-    assert PAPER_STEPS == {"mgm": 20, "fm": 250}
+    steps = {name: SamplerConfig(name=name).num_steps for name in SAMPLERS}
+    assert steps == {"mgm": 20, "fm": 250}
+
+
+def test_a_new_sampler_is_one_row(monkeypatch):
+    monkeypatch.setitem(SAMPLERS, "mine", SAMPLERS["fm"]._replace(default_steps=3))
+    tokens, _ = sample(SamplerConfig(name="mine"))
+    assert (np.asarray(tokens) < K).all()
 
 
 def test_mgm_tells_the_network_the_time_of_its_revealed_share():
     schedule = make_schedule("sigmoid")
     config = SamplerConfig(name="mgm", num_steps=8)
-    times, _ = SAMPLERS["mgm"](config, schedule, FRAMES, 27)
+    times, _ = SAMPLERS["mgm"].build(config, schedule, FRAMES, 27)
     _, reveal_step = sample(config)
     revealed = [(np.asarray(reveal_step[0, CONTEXT:]) < step).mean() for step in range(9)]
     np.testing.assert_allclose(schedule.kappa(times[:, 0]), revealed, atol=1e-5)

@@ -138,7 +138,7 @@ def _engine() -> Iterator[Any]:
         import vizdoom
     except ImportError as error:
         raise ImportError(
-            "maze videos are rendered with VizDoom: pip install maskflow_jax[maze]"
+            "maze videos are rendered with VizDoom: pip install -e '.[maze]'"
         ) from error
     game = vizdoom.DoomGame()
     with tempfile.TemporaryDirectory(prefix="maze_") as scratch:

@@ -64,8 +64,8 @@ class ClipBatches(grain.DatasetIterator):
         ]
         if changed:
             raise ValueError(
-                f"the data iterator cannot resume, {'; '.join(changed)}: restore the old settings, "
-                "or start the data anew by not restoring the iterator"
+                f"the data iterator cannot resume, {'; '.join(changed)}: restore the old "
+                "settings (the number of processes is one of them), or start another run"
             )
         self._reader.close()
         self._next_batch = state["next_batch"]

@@ -15,25 +15,28 @@ import jax.numpy as jnp
 
 
 class FrameSums(NamedTuple):
-    """Sums over the counted tokens of each frame, float32 [B, T].
+    """Sums over the tokens of each frame, float32 [B, T].
 
     Attributes:
-        cross_entropy: summed cross-entropy in nats.
-        correct: number of tokens whose most likely prediction is right.
-        count: number of tokens.
+        cross_entropy: summed cross-entropy of the counted tokens, in nats.
+        count: number of counted tokens.
+        correct: number of masked tokens whose most likely prediction is right.
+        masked: number of masked tokens.
     """
 
     cross_entropy: jax.Array
-    correct: jax.Array
     count: jax.Array
+    correct: jax.Array
+    masked: jax.Array
 
 
 def frame_sums(
     logits_fn: Callable[[jax.Array], jax.Array],
     features: jax.Array,
     tokens: jax.Array,
-    counted: jax.Array,
+    masked: jax.Array,
     *,
+    counted: jax.Array | None = None,
     frame_block: int = 1,
 ) -> FrameSums:
     """Compares the predictions of all frames with their clean tokens.
@@ -42,7 +45,8 @@ def frame_sums(
         logits_fn: features [B, t, N, D] of t frames to logits [B, t, H, W, K].
         features: [B, T, N, D].
         tokens: clean tokens int [B, T, H, W].
-        counted: bool [B, T, H, W], the positions that enter the sums.
+        masked: bool [B, T, H, W], the positions that enter the accuracy.
+        counted: bool [B, T, H, W], the positions that enter the loss; the masked ones by default.
         frame_block: frames whose logits exist at one time; divides T.
 
     Returns:
@@ -60,16 +64,17 @@ def frame_sums(
 
     @jax.checkpoint
     def block_sums(block):
-        features, tokens, counted = block
+        features, tokens, masked, counted = block
         logits = logits_fn(features).astype(jnp.float32)
         picked = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
         cross_entropy = jax.nn.logsumexp(logits, axis=-1) - picked
         correct = jnp.argmax(logits, axis=-1) == tokens
-        sums = (cross_entropy * counted, correct & counted, counted)
+        sums = (cross_entropy * counted, counted, correct & masked, masked)
         return tuple(einops.reduce(s.astype(jnp.float32), "b t h w -> b t", "sum") for s in sums)
 
-    blocks = (to_blocks(features), to_blocks(tokens.astype(jnp.int32)), to_blocks(counted))
-    sums = jax.lax.map(block_sums, blocks)
+    counted = masked if counted is None else counted
+    inputs = (features, tokens.astype(jnp.int32), masked, counted)
+    sums = jax.lax.map(block_sums, tuple(to_blocks(x) for x in inputs))
     return FrameSums(*(einops.rearrange(s, "s b t -> b (s t)") for s in sums))
 
 
@@ -79,5 +84,5 @@ def weighted_loss(sums: FrameSums, weights: jax.Array) -> jax.Array:
 
 
 def accuracy(sums: FrameSums) -> jax.Array:
-    """Share of counted tokens predicted correctly."""
-    return jnp.sum(sums.correct) / (jnp.sum(sums.count) + 1e-6)
+    """Share of masked tokens predicted correctly."""
+    return jnp.sum(sums.correct) / (jnp.sum(sums.masked) + 1e-6)

@@ -64,8 +64,10 @@ def snr(
 def elbo(schedule: Schedule, times: jax.Array) -> jax.Array:
     """Weighs frames by kappa' / (1 - kappa), which makes the loss a bound on the likelihood.
 
-    With times uniform on [0, 1], the weighted cross-entropy summed over masked tokens bounds the
-    negative log-likelihood of the clip in nats. At kappa = 1 nothing is masked and the weight is 0.
+    With one time per clip, uniform on [0, 1] (`frame_times.constant`), the expectation of the
+    weighted cross-entropy summed over masked tokens bounds the negative log-likelihood of the clip
+    in nats. With a time of its own for each frame it does not: a frame may then see frames that are
+    cleaner than it. At kappa = 1 nothing is masked and the weight is 0.
 
     Returns:
         Weights float [B, T].

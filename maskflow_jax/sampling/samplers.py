@@ -1,10 +1,12 @@
 """Named samplers: the settings of a step rule put together with its matrix of times.
 
-To add a sampler, write its rule (or its matrix) and add a function here that returns the pair.
+To add a sampler, write its rule (or its matrix), a function here that returns the pair, and its row
+in `SAMPLERS`.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -46,11 +48,11 @@ class SamplerConfig:
     frame_block: int = 1
 
     def __post_init__(self):
-        """Fills in the number of steps; raises ValueError for an unknown name."""
+        """Fills in the number of steps. Raises ValueError for an unknown name."""
         if self.name not in SAMPLERS:
             raise ValueError(f"unknown sampler {self.name!r}; choose one of {', '.join(SAMPLERS)}")
         if self.num_steps is None:
-            object.__setattr__(self, "num_steps", PAPER_STEPS[self.name])
+            object.__setattr__(self, "num_steps", SAMPLERS[self.name].default_steps)
 
 
 def make_window_sampler(
@@ -77,7 +79,7 @@ def make_window_sampler(
         `sample(features_fn, logits_fn, keys, tokens, known) -> (tokens, reveal_step)`, with the
         arrays of `sample_window` and the functions of `make_propose`.
     """
-    times, step_rule = SAMPLERS[config.name](
+    times, step_rule = SAMPLERS[config.name].build(
         config, schedule, chunk_size, (chunk_size - context_frames) * tokens_per_frame
     )
 
@@ -114,5 +116,20 @@ def _fm(
     return times, fm(schedule, config.transition)
 
 
-SAMPLERS: dict[str, Callable[..., tuple[np.ndarray, StepRule]]] = {"mgm": _mgm, "fm": _fm}
-PAPER_STEPS = {"mgm": 20, "fm": 250}
+class Sampler(NamedTuple):
+    """A row of `SAMPLERS`.
+
+    Attributes:
+        build: (config, schedule, frames of a window, unknown tokens of a window) -> (times
+            [S+1, T], step rule).
+        default_steps: S where the config does not say; the paper's number.
+    """
+
+    build: Callable[[SamplerConfig, Schedule, int, int], tuple[np.ndarray, StepRule]]
+    default_steps: int
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "mgm": Sampler(_mgm, default_steps=20),
+    "fm": Sampler(_fm, default_steps=250),
+}

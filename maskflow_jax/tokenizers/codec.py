@@ -155,15 +155,22 @@ class Codec:
 
 
 def save_tokenizer(directory: str | Path, config: VQGANConfig, params: dict) -> None:
-    """Writes `config.json` and `model.safetensors` (float32) into `directory`."""
+    """Writes `config.json` and `model.safetensors` (float32) into `directory`.
+
+    Each file is replaced as a whole, so an interrupted save leaves the codec that was there.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     flat = {
         ".".join(map(str, path)): np.asarray(leaf, np.float32)
         for path, leaf in nnx.traversals.flatten_mapping(params).items()
     }
-    save_file(flat, directory / "model.safetensors")
-    (directory / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    save_file(flat, directory / "model.safetensors.part")
+    (directory / "config.json.part").write_text(
+        json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    )
+    for name in ("config.json", "model.safetensors"):
+        (directory / f"{name}.part").replace(directory / name)
 
 
 def unflatten_parameters(flat: dict[str, np.ndarray], config: VQGANConfig, *, source: str) -> dict:

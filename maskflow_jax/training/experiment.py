@@ -6,12 +6,11 @@ starts and into every checkpoint, so that a run can be resumed and sampled witho
 file.
 """
 
-import dataclasses
 import functools
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,21 @@ from maskflow_jax.flow.weighting import WEIGHTINGS
 from maskflow_jax.models.latte import Latte, LatteConfig, latte_config
 from maskflow_jax.training.steps import Flow
 
+# What a named variant decides.
+VARIANT_SETTINGS = ("depth", "width", "num_heads", "patch_size")
+
+# The keys of the sections whose keys are not the arguments of a function or class.
+SECTIONS = {
+    "data": ("directory", "codec", "clip_frames", "batch_size", "num_workers", "source"),
+    "flow": ("schedule", "frame_times", "weighting", "mask_ce", "frame_block"),
+    "sampling": ("context_frames", "sampler"),
+}
+NAMES = ("seed", "model", "optimizer", "run", "mesh", "tokenizer", *SECTIONS)
+
 # Settings that say how long a run lasts, where it runs and what it shows, not what it learns. The
 # places of dataset and codec are free because their contents are checked.
 FREE_SETTINGS = re.compile(
-    r"(run|mesh|sampling)\.|data\.(directory|codec|num_workers)$|tokenizer\.name$"
+    r"(run|mesh|sampling)\.|data\.(directory|codec|num_workers)$|tokenizer\.name$|model\.remat$"
 )
 
 
@@ -37,12 +47,19 @@ def resolve(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> dict[str
 
 
 def make_latte_config(config: Mapping[str, Any]) -> LatteConfig:
-    """The model of a resolved config: a named `variant`, or explicit sizes."""
-    settings = {"codebook_size": config["tokenizer"]["codebook_size"], **config["model"]}
+    """The model of a resolved config: a named `variant`, or else explicit sizes.
+
+    Raises:
+        ValueError: if the variant, a setting or a size is none that can be built.
+    """
+    settings = dict(config["model"])
+    if "codebook_size" in settings:
+        raise ValueError("model has no 'codebook_size': it is the tokenizer's; leave it out")
+    settings["codebook_size"] = config["tokenizer"]["codebook_size"]
     variant = settings.pop("variant", None)
     if variant is not None:
         named = latte_config(variant, codebook_size=settings["codebook_size"])
-        settings = dataclasses.asdict(named) | settings
+        settings |= {name: getattr(named, name) for name in VARIANT_SETTINGS}
     check_settings("model", LatteConfig, settings)
     return LatteConfig(**settings)
 
@@ -80,6 +97,33 @@ def make_flow(config: Mapping[str, Any]) -> Flow:
     )
 
 
+def check_config(config: Mapping[str, Any]) -> None:
+    """Checks that a resolved config has all sections, and none of them a key that nothing reads.
+
+    Raises:
+        ValueError: naming all sections and keys that are unknown or missing.
+    """
+    problems = _key_problems("the config", config, NAMES)
+    for section, keys in SECTIONS.items():
+        extra = (*SCHEDULES, *WEIGHTINGS) if section == "flow" else ()
+        problems += _key_problems(section, config.get(section, {}), keys, optional=extra)
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _key_problems(
+    section: str,
+    settings: Mapping[str, Any],
+    keys: Iterable[str],
+    *,
+    optional: Iterable[str] = (),
+) -> list[str]:
+    unknown = [name for name in settings if name not in (*keys, *optional)]
+    missing = [name for name in keys if name not in settings]
+    problems = [f"{section} has no {name!r}, choose from {', '.join(keys)}" for name in unknown]
+    return problems + [f"{section} lacks {name!r}" for name in missing]
+
+
 def check_settings(section: str, make: Callable, settings: Mapping[str, Any]) -> None:
     """Checks that settings are keyword arguments of the function or class they are for.
 
@@ -108,7 +152,12 @@ def claim_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
     """
     path = workdir / "config.json"
     begun = any(step.name.isdigit() for step in (workdir / "checkpoints").glob("*"))
-    if begun and path.is_file():
+    if begun and not path.is_file():
+        raise ValueError(
+            f"{workdir} has checkpoints but no config.json to compare with; restore it from "
+            f"{workdir}/checkpoints/STEP/config/metadata, or choose another --workdir"
+        )
+    if begun:
         old, new = dict(_leaves(read_config(workdir))), dict(_leaves(config))
         differences = [
             f"{name}: {old.get(name, '(none)')!r} in the folder, {new.get(name, '(none)')!r} in "

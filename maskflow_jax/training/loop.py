@@ -125,6 +125,8 @@ def train(
         logging.info(
             "step %d of %d: nothing left to train; raise run.num_steps", step, run.num_steps
         )
+        # The last look may have been cut off, for it comes after the last save.
+        _look(step, state, evaluate, writer, hooks)
     with Preemption() as preemption:
         while step < run.num_steps:
             state, next_metrics = train_step(state, key, sharding.place_batch(mesh, next(batches)))
@@ -144,14 +146,24 @@ def train(
                 checkpoints.wait()
                 logging.warning("SIGTERM: saved step %d; the same command goes on from it", step)
                 return state, False
-            if step % run.eval_every == 0 or last:
-                summary = evaluate(state["ema_params"])
-                log_held_out(step, summary, writer)
-            if step % run.hook_every == 0 or last:
-                for hook in hooks:
-                    hook(step, state)
+            due = step % run.eval_every == 0 or last
+            called = hooks if step % run.hook_every == 0 or last else ()
+            _look(step, state, evaluate if due else None, writer, called)
     checkpoints.wait()
     return state, True
+
+
+def _look(
+    step: int,
+    state: TrainState,
+    evaluate: Callable | None,
+    writer: MetricWriter,
+    hooks: Iterable[Hook],
+) -> None:
+    if evaluate is not None:
+        log_held_out(step, evaluate(state["ema_params"]), writer)
+    for hook in hooks:
+        hook(step, state)
 
 
 def check_finite(step: int, metrics: Mapping[str, Any]) -> None:
@@ -190,7 +202,7 @@ def held_out(
     Returns:
         Masked cross-entropy in nats and accuracy, over all times and by time bin.
     """
-    total = FrameSums(0.0, 0.0, 0.0)
+    total = FrameSums(0.0, 0.0, 0.0, 0.0)
     for index, batch in enumerate(clips):
         key = jax.random.fold_in(jax.random.key(seed), index)
         sums = eval_step(params, key, *sharding.place_batch(mesh, batch))

@@ -56,7 +56,7 @@ def _tensorboard_writer(workdir: Path):
     except ImportError as error:
         logging.warning(
             "no TensorBoard files, metrics go to metrics.jsonl and the log: %s "
-            "(pip install maskflow_jax[tensorboard])",
+            "(pip install -e '.[tensorboard]')",
             error,
         )
         return None
@@ -71,7 +71,7 @@ def summarise_bins(sums: FrameSums) -> dict[str, float]:
         `cross_entropy` (nats per masked token) and `accuracy` over all bins, and the same per bin
         as `cross_entropy_t0.0-0.1` and so on; bins without a token are left out.
     """
-    cross_entropy, correct, count = (np.asarray(x, np.float64) for x in sums)
+    cross_entropy, count, correct, _ = (np.asarray(x, np.float64) for x in sums)
     summary = {
         "cross_entropy": cross_entropy.sum() / count.sum(),
         "accuracy": correct.sum() / count.sum(),

@@ -74,10 +74,14 @@ def make_train_step(
         xt = corrupt(flow, mask_key, tokens, times)
         masked = xt == flow.mask_id
         model = nnx.merge(graphdef, params)
-        counted = masked if flow.mask_ce else jnp.ones_like(masked)
         features = model.features(xt, times)
         sums = losses.frame_sums(
-            model.logits, features, tokens, counted, frame_block=flow.frame_block
+            model.logits,
+            features,
+            tokens,
+            masked,
+            counted=masked if flow.mask_ce else jnp.ones_like(masked),
+            frame_block=flow.frame_block,
         )
         loss = losses.weighted_loss(sums, flow.weigh(times))
         return loss, {"accuracy": losses.accuracy(sums), "masked": jnp.mean(masked)}
@@ -132,10 +136,10 @@ def make_eval_step(graphdef: nnx.GraphDef, flow: Flow, mesh: jax.sharding.Mesh) 
         times = jax.random.uniform(time_key, tokens.shape[:2], minval=MIN_TIME)
         xt = corrupt(flow, mask_key, tokens, times)
         model = nnx.merge(graphdef, params)
-        counted = (xt == flow.mask_id) & valid[:, None, None, None]
+        masked = (xt == flow.mask_id) & valid[:, None, None, None]
         features = model.features(xt, times)
         sums = losses.frame_sums(
-            model.logits, features, tokens, counted, frame_block=flow.frame_block
+            model.logits, features, tokens, masked, frame_block=flow.frame_block
         )
         bins = jnp.clip((times * TIME_BINS).astype(jnp.int32), 0, TIME_BINS - 1)
         return jax.tree.map(

@@ -1,0 +1,148 @@
+"""The programs in the order a user runs them, on the maze and with the tokenizer that ships."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags
+from safetensors.numpy import load_file
+
+from configs import maze
+from launch import sample, tokenizing, training
+from launch.rollouts import load_run
+from maskflow_jax import video_io
+from maskflow_jax.data.maze import MazeConfig, maze_videos
+from maskflow_jax.data.token_dataset import read_token_dataset
+from maskflow_jax.tokenizers.codec import PRETRAINED, Codec, save_tokenizer
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished smoke run: its folder, beside the folder of its dataset."""
+    folder = tmp_path_factory.mktemp("smoke")
+    settings = maze.get_config("smoke").to_dict()
+    settings["data"]["directory"] = str(folder / "data")
+    settings["run"]["hook_every"] = 1000
+    tokenizing.write_dataset(settings["data"])
+    assert training.train_from_config(settings, folder / "run")
+    return folder / "run"
+
+
+def run_sample(run, out, *arguments):
+    """Calls launch.sample as the command line would."""
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["sample", f"--workdir={run}", f"--out={out}", "--length=9", *arguments])
+    try:
+        sample.main(None)
+    finally:
+        for name in flags.FLAGS.flags_by_module_dict()["launch.sample"]:
+            name.unparse()
+    return np.load(out / "sample_00000.npz")
+
+
+def test_shipped_tokenizer_keeps_its_bar():
+    folder = PRETRAINED / "maze"
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 4e6
+    codec = Codec.load("maze")
+    assert codec.identity["grid"] == [8, 8]
+    assert codec.config.codebook_size <= 1024
+    # Held-out walks under a seed that neither its training nor its evaluation used.
+    settings = MazeConfig(num_videos=12, num_frames=25, fps=2.0, seed=7, split="test")
+    frames = np.concatenate([frames for _, frames, _ in maze_videos(settings)])
+    tokens = codec.encode(frames)
+    error = np.mean((codec.decode(tokens).astype(np.float64) - frames) ** 2)
+    assert 10 * np.log10(255**2 / error) > 28
+    # All of the codes are in use over 4,000 frames; even these 300 need most of them.
+    assert len(np.unique(tokens)) > 0.8 * codec.config.codebook_size
+
+
+def test_dataset_is_the_encoded_maze(run):
+    videos = read_token_dataset(run.parent / "data", "test")
+    source = MazeConfig(num_videos=1, num_frames=12, fps=10.0, seed=1, split="test")
+    ((name, frames, fps),) = maze_videos(source)
+    assert (videos[0]["id"], videos[0]["fps"]) == (name, fps)
+    np.testing.assert_array_equal(videos[0]["tokens"], Codec.load("maze").encode(frames))
+
+
+def test_sample_extends_held_out_videos_and_writes_all_files(run, tmp_path):
+    written = run_sample(run, tmp_path, "--num_videos=2", "--batch_size=1")
+    held_out = read_token_dataset(run.parent / "data", "test")[0]["tokens"]
+    assert written["tokens"].shape == (9, 8, 8)
+    assert int(written["context_frames"]) == 1
+    np.testing.assert_array_equal(written["tokens"][:1], held_out[:1])
+    for suffix in (".mp4", ".gif"):
+        frames, fps = video_io.read_video(tmp_path / f"sample_00001{suffix}")
+        assert (len(frames), frames.shape[1]) == (9, 256)
+        assert fps == pytest.approx(10, rel=0.02)
+    # The same video in another batch size, and samples are never overwritten.
+    again = run_sample(run, tmp_path / "again", "--num_videos=2", "--batch_size=2")
+    np.testing.assert_array_equal(again["tokens"], written["tokens"])
+    with pytest.raises(FileExistsError, match="holds samples"):
+        run_sample(run, tmp_path)
+
+
+def test_sample_from_a_file_and_from_nothing(run, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (30, 48, 90, 3), dtype=np.uint8)
+    video_io.write_mp4(tmp_path / "walk.mp4", frames, 30)
+    written = run_sample(
+        run, tmp_path / "file", f"--context={tmp_path}/walk.mp4", "--context_frames=2"
+    )
+    pixels, _ = video_io.read_video(tmp_path / "walk.mp4")
+    expected = Codec.load("maze").encode(video_io.square_frames(pixels[[-4, -1]], 64))
+    np.testing.assert_array_equal(written["tokens"][:2], expected)
+    with pytest.raises(ValueError, match="lower --context_frames"):
+        run_sample(run, tmp_path / "long", f"--context={tmp_path}/walk.mp4", "--context_frames=12")
+    nothing = run_sample(run, tmp_path / "none", "--context=none", "--sampler=fm", "--steps=3")
+    assert nothing["tokens"].shape == (9, 8, 8)
+    assert int(nothing["context_frames"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stride=4"], "stride 4 > chunk_size - context"),
+        (["--context_frames=4"], "context 4 >= chunk_size"),
+        (["--sampler=magic"], "unknown sampler 'magic'"),
+        (["--context=validation"], "no split 'validation'"),
+        (["--num_videos=3"], "has 2 videos"),
+    ],
+)
+def test_impossible_samples_are_refused_and_nothing_is_written(run, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run_sample(run, tmp_path, *arguments)
+    assert not any(tmp_path.iterdir())
+
+
+def test_another_codec_is_refused(run, tmp_path):
+    codec = Codec.load("maze")
+    flat = load_file(PRETRAINED / "maze" / "model.safetensors")
+    save_tokenizer(tmp_path / "other", codec.config, {"codebook": flat["codebook"]})
+    (tmp_path / "other" / "model.safetensors").write_bytes(
+        (PRETRAINED / "maze" / "model.safetensors").read_bytes()
+    )
+    settings = (tmp_path / "other" / "config.json").read_text()
+    (tmp_path / "other" / "config.json").write_text(settings + "\n")
+    with pytest.raises(ValueError, match=r"'maze'.*'other'"):
+        run_sample(run, tmp_path / "out", f"--codec={tmp_path}/other")
+
+
+def test_averaged_weights_are_all_that_sampling_loads(run):
+    loaded = load_run(run)
+    assert loaded.mask_id == 1024
+    assert set(loaded.params) >= {"blocks", "head", "token_embedding"}
+
+
+def test_tokenizer_program_trains_and_writes_a_codec(tmp_path):
+    command = [sys.executable, "-m", "launch.train_tokenizer"]
+    command += ["--config=configs/maze_tokenizer.py:smoke", f"--workdir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "of codes used" in done.stderr
+    assert Codec.load(tmp_path / "codec").config.codebook_size == 64
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "holds a codec already" in again.stderr
