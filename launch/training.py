@@ -39,6 +39,7 @@ def train_from_config(settings: dict, workdir: Path) -> bool:
     videos = {split: read_token_dataset(data["directory"], split) for split in ("train", "test")}
     config = experiment.resolve(settings, videos["train"].tokenizer)
     experiment.check_config(config)
+    _check_source(data["directory"], videos["train"].metadata["source"], config["data"]["source"])
     for section, make in (
         ("run", RunConfig),
         ("optimizer", OptimizerConfig),
@@ -89,3 +90,18 @@ def train_from_config(settings: dict, workdir: Path) -> bool:
             hooks=hooks,
         )
     return finished
+
+
+def _check_source(directory: str, made_from: dict, asked_for: dict) -> None:
+    """Raises ValueError if a dataset says that it was made from something else than the config."""
+    names = sorted(made_from.keys() | asked_for.keys())
+    differences = [
+        f"{name} is {made_from.get(name)!r} there and {asked_for.get(name)!r} in data.source"
+        for name in names
+        if made_from.get(name) != asked_for.get(name)
+    ]
+    if made_from and differences:
+        raise ValueError(
+            f"the dataset in {directory} was made with other settings: {'; '.join(differences)}; "
+            "set data.source to its settings, or run launch.tokenize_videos with --overwrite"
+        )

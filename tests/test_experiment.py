@@ -8,8 +8,9 @@ from pathlib import Path
 import jax
 import ml_collections
 import pytest
-from tiny import resolved_config
+from tiny import TOKENIZER, resolved_config
 
+from configs import maze
 from maskflow_jax.flow.frame_times import FRAME_TIMES
 from maskflow_jax.training import experiment
 
@@ -37,6 +38,40 @@ def test_every_config_builds_with_every_argument(name, arguments):
 def test_a_config_names_its_arguments(name):
     with pytest.raises(ValueError, match=r"'wrong'.*smoke"):
         importlib.import_module(f"configs.{name}").get_config("wrong")
+
+
+def full_config(**changes):
+    """The resolved config of the maze, changed as by `resolved_config`."""
+    config = experiment.resolve(maze.get_config().to_dict(), TOKENIZER)
+    for name, value in changes.items():
+        section, _, field = name.partition("__")
+        config[section] = {**config.get(section, {}), field: value} if field else value
+    return config
+
+
+def test_unread_and_missing_keys_are_named_all_at_once():
+    experiment.check_config(full_config())
+    config = full_config(optimiser={}, flow__mask_cee=True, data__clip_framez=3, sampling__strid=1)
+    del config["data"]["codec"]
+    with pytest.raises(ValueError, match="the config has no 'optimiser'") as caught:
+        experiment.check_config(config)
+    for part in ("flow has no 'mask_cee'", "'clip_framez'", "'strid'", "data lacks 'codec'"):
+        assert part in str(caught.value)
+
+
+def test_a_variant_replaces_the_sizes_of_the_file():
+    named = experiment.make_latte_config(full_config(model__variant="B/4"))
+    assert (named.depth, named.width, named.num_heads, named.patch_size) == (12, 768, 12, 4)
+    assert named.remat == maze.get_config().model.remat
+    with pytest.raises(ValueError, match="it is the tokenizer's"):
+        experiment.make_latte_config(full_config(model__codebook_size=2048))
+
+
+def test_checkpoints_without_a_config_are_not_claimed(tmp_path):
+    begin(tmp_path, resolved_config())
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"no config\.json to compare with"):
+        experiment.claim_workdir(tmp_path, resolved_config())
 
 
 def test_variant_or_sizes():
@@ -113,6 +148,7 @@ def test_what_does_not_change_the_learning_may_change(tmp_path):
         data__directory="/moved",
         data__codec="/moved/codec",
         data__num_workers=4,
+        model__remat="none",
         tokenizer__name="renamed",
     )
     experiment.claim_workdir(tmp_path, changed)
@@ -125,7 +161,7 @@ def test_all_other_differences_are_refused_and_named(tmp_path):
     changed = resolved_config(
         seed=1,
         model__width=32,
-        model__remat="none",
+        model__dtype="bfloat16",
         data__clip_frames=8,
         flow__schedule="linear",
         optimizer__learning_rate=1.0,
@@ -138,14 +174,14 @@ def test_all_other_differences_are_refused_and_named(tmp_path):
     assert named == [
         "data.clip_frames",
         "flow.schedule",
-        "model.remat",
+        "model.dtype",
         "model.width",
         "optimizer.learning_rate",
         "seed",
         "tokenizer.sha256",
     ]
     assert "model.width: 16 in the folder, 32 in this config" in str(caught.value)
-    assert "model.remat: '(none)' in the folder" in str(caught.value)
+    assert "model.dtype: '(none)' in the folder" in str(caught.value)
     assert (tmp_path / "config.json").read_text() == before
 
 

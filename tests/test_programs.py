@@ -68,6 +68,14 @@ def test_dataset_is_the_encoded_maze(run):
     np.testing.assert_array_equal(videos[0]["tokens"], Codec.load("maze").encode(frames))
 
 
+def test_dataset_of_another_source_is_not_trained_on(run, tmp_path):
+    settings = maze.get_config("smoke").to_dict()
+    settings["data"]["directory"] = str(run.parent / "data")
+    settings["data"]["source"]["fps"] = 5.0
+    with pytest.raises(ValueError, match=r"fps is 10\.0 there and 5\.0 in data"):
+        training.train_from_config(settings, tmp_path)
+
+
 def test_sample_extends_held_out_videos_and_writes_all_files(run, tmp_path):
     written = run_sample(run, tmp_path, "--num_videos=2", "--batch_size=1")
     held_out = read_token_dataset(run.parent / "data", "test")[0]["tokens"]
