@@ -111,9 +111,9 @@ def _demo(config: ml_collections.ConfigDict) -> None:
     config.optimizer.warmup_steps = 50
     config.optimizer.beta2 = 0.99
     config.optimizer.ema_decay = 0.99
-    config.run.num_steps = 1_000
+    config.run.num_steps = 800
     config.run.log_every = 20
-    config.run.eval_every = config.run.checkpoint_every = 500
+    config.run.eval_every = config.run.checkpoint_every = 400
     config.run.hook_every = config.run.num_steps
     config.sampling.context_frames = 2
     config.sampling.sampler.temperature = 0.85

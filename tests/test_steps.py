@@ -202,13 +202,13 @@ def plain_sums(world, params, key, tokens, counted_clips):
     model = nnx.merge(world.graphdef, params)
     logits = np.asarray(plain_logits(model, xt, times), np.float64)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    sums = np.zeros((3, TIME_BINS))
+    sums = np.zeros((4, TIME_BINS))
     for index in np.argwhere(np.asarray(xt) == 8):
         b, t, h, w = index
         if b in counted_clips:
             at = int(times[b, t] * TIME_BINS)
             right = logits[b, t, h, w].argmax() == tokens[b, t, h, w]
-            sums[:, at] += (-log_p[b, t, h, w, tokens[b, t, h, w]], right, 1)
+            sums[:, at] += (-log_p[b, t, h, w, tokens[b, t, h, w]], 1, right, 1)
     return sums
 
 
