@@ -48,7 +48,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         config.model.codebook_size = 64
         config.training.num_steps = 12
         config.training.warm_up_steps = 4
-        config.eval_every_steps = 6
+        config.eval_every_steps = 12
     elif mode:
         raise ValueError(f"unknown mode {mode!r}; the config knows '' and 'smoke'")
     return config
