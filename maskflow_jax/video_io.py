@@ -44,6 +44,7 @@ def read_video(path: str | os.PathLike) -> tuple[np.ndarray, float]:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
+            announced = stream.frames
             images, times = [], []
             for frame in container.decode(stream):
                 images.append(frame.to_ndarray(format="rgb24"))
@@ -54,9 +55,9 @@ def read_video(path: str | os.PathLike) -> tuple[np.ndarray, float]:
             f"{path} cannot be decoded as video ({error}): check that the file is whole, or convert"
             f" it with `ffmpeg -i {path} out.mp4`"
         ) from error
-    if len(images) < _WHOLE_SHARE * stream.frames:
+    if len(images) < _WHOLE_SHARE * announced:
         raise ValueError(
-            f"{path} announces {stream.frames} frames and holds {len(images)}: it is cut off, "
+            f"{path} announces {announced} frames and holds {len(images)}: it is cut off, "
             "fetch it again"
         )
     if not images or not rate:
