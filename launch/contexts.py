@@ -18,7 +18,7 @@ def contexts_from_dataset(run: Run, split: str, count: int, frames: int, directo
         run: the trained run.
         split: of its dataset.
         count: number of videos.
-        frames: context frames.
+        frames: frames of each.
         directory: of the dataset, if not where the run found it.
 
     Returns:
@@ -35,15 +35,17 @@ def contexts_from_dataset(run: Run, split: str, count: int, frames: int, directo
         )
     if frames > videos.num_frames[:count].min():
         raise ValueError(
-            f"--context_frames={frames} but a video of split {split!r} has "
-            f"{videos.num_frames[:count].min()} frames; lower it"
+            f"the task takes {frames} frames of a video, one of split {split!r} has "
+            f"{videos.num_frames[:count].min()}; lower --context_frames or --length"
         )
     chosen = [videos[index] for index in range(count)]
     tokens = np.stack([video["tokens"][:frames] for video in chosen])
     return tokens.astype(np.int32), chosen[0]["fps"]
 
 
-def contexts_from_file(path: Path, codec: Codec, count: int, frames: int, fps: float):
+def contexts_from_file(
+    path: Path, codec: Codec, count: int, frames: int, fps: float, *, first: bool = False
+):
     """Reads the last frames of a video file, for `count` different continuations of it.
 
     The middle square is scaled to the tokenizer's size, and frames are picked at the model's rate.
@@ -52,8 +54,9 @@ def contexts_from_file(path: Path, codec: Codec, count: int, frames: int, fps: f
         path: video file.
         codec: encodes it.
         count: number of continuations.
-        frames: context frames.
+        frames: frames to read.
         fps: frames per second that the model was trained on.
+        first: takes the file's first frames instead.
 
     Returns:
         Tokens int32 [count, frames, h, w] and `fps`.
@@ -62,13 +65,15 @@ def contexts_from_file(path: Path, codec: Codec, count: int, frames: int, fps: f
         ValueError: if the file cannot be read or is too short.
     """
     pixels, file_fps = video_io.read_video(path)
-    # From the end backwards, so that the continuation follows the file's last frame.
-    picked = len(pixels) - 1 - np.round(np.arange(frames)[::-1] * file_fps / fps).astype(int)
-    if picked.min() < 0:
+    # From one end, so that the new frames join the file's last, or first, frame.
+    offsets = np.round(np.arange(frames) * file_fps / fps).astype(int)
+    picked = offsets if first else len(pixels) - 1 - offsets[::-1]
+    if picked.min() < 0 or picked.max() >= len(pixels):
         raise ValueError(
-            f"{path} lasts {len(pixels) / file_fps:.2f} s; {frames} context frames at {fps:g} per "
-            "second take longer; lower --context_frames"
+            f"{path} lasts {len(pixels) / file_fps:.2f} s; the {frames} frames that the task takes "
+            f"from it, at {fps:g} per second, last longer; lower --context_frames or --length"
         )
-    logging.info("context: the last %.2f s of %s", (len(pixels) - picked[0]) / file_fps, path)
+    end, seconds = ("first" if first else "last"), (picked[-1] - picked[0] + 1) / file_fps
+    logging.info("context: the %s %.2f s of %s", end, seconds, path)
     square = video_io.square_frames(pixels[picked], codec.config.frame_size)
     return np.repeat(codec.encode(square)[None], count, axis=0), fps

@@ -23,8 +23,8 @@ from launch.rollouts import extend, load_run, make_chunk_sampler
 from launch.tokenizing import write_dataset
 from launch.training import train_from_config
 from maskflow_jax.data.token_dataset import read_token_dataset
-from maskflow_jax.sampling.rollout import RolloutPlan
-from maskflow_jax.sampling.samplers import SamplerConfig
+from maskflow_jax.sampling.rollout import Plan
+from maskflow_jax.sampling.samplers import SamplerConfig, plan_rollout
 from maskflow_jax.tokenizers.codec import Codec
 
 _SMOKE = flags.DEFINE_bool("smoke", False, "Seconds of training instead of minutes.")
@@ -35,17 +35,16 @@ EXTENSION = 10  # length of the rollout over the training window
 MARKER = ".maskflow_demo"  # in folders that a demo may clear
 
 
-def roll_out(run_dir: Path, videos) -> tuple[np.ndarray, RolloutPlan, dict[str, float]]:
+def roll_out(run_dir: Path, videos) -> tuple[np.ndarray, Plan, dict[str, float]]:
     """Continues held-out videos to ten windows: tokens [B, L, h, w], plan, seconds and rate."""
     run = load_run(run_dir)
     sampling, chunk_size = run.config["sampling"], run.config["data"]["clip_frames"]
     sampler, context_frames = SamplerConfig(**sampling["sampler"]), sampling["context_frames"]
-    plan = RolloutPlan(
+    plan = plan_rollout(
+        sampler,
         video_length=EXTENSION * chunk_size,
         chunk_size=chunk_size,
         context_frames=context_frames,
-        stride=chunk_size - context_frames,
-        nfe_per_chunk=sampler.num_steps,
     )
     logging.info("rolling out %d videos: %s", NUM_VIDEOS, plan)
     context = np.stack([videos[index]["tokens"][:context_frames] for index in range(NUM_VIDEOS)])

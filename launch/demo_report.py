@@ -12,7 +12,7 @@ from maskflow_jax import video_io
 from maskflow_jax.data.pipeline import eval_clips
 from maskflow_jax.data.token_dataset import TokenVideos, read_token_dataset
 from maskflow_jax.evaluation import baselines
-from maskflow_jax.sampling.rollout import RolloutPlan
+from maskflow_jax.sampling.rollout import Plan
 from maskflow_jax.tokenizers.codec import Codec
 from maskflow_jax.training.experiment import read_config
 
@@ -48,7 +48,7 @@ for each video; the first {context} frames are given. strip.png: those frames ha
 
 
 def write_videos(
-    out: Path, tokens: np.ndarray, videos: TokenVideos, plan: RolloutPlan, codec: Codec
+    out: Path, tokens: np.ndarray, videos: TokenVideos, plan: Plan, codec: Codec
 ) -> None:
     """Writes demo.mp4, demo.gif and strip.png from generated tokens [B, L, h, w]."""
     generated = [codec.decode(video) for video in tokens]
@@ -58,12 +58,12 @@ def write_videos(
     video_io.write_mp4(out / "demo.mp4", np.concatenate(rows, axis=1), fps, upscale=3)
     video_io.write_gif(out / "demo.gif", np.concatenate(rows, axis=1), fps, upscale=2)
     later = np.linspace(
-        plan.context_frames, plan.video_length - 1, STRIP_FRAMES - plan.context_frames
+        plan.known_at_start, plan.video_length - 1, STRIP_FRAMES - plan.known_at_start
     )
-    shown = [*range(plan.context_frames), *later.round().astype(int)]
+    shown = [*range(plan.known_at_start), *later.round().astype(int)]
     strip = video_io.frame_grid(
         [video[shown] for pair in zip(generated, real, strict=True) for video in pair],
-        marked=range(plan.context_frames),
+        marked=range(plan.known_at_start),
         gap=2,
         upscale=2,
     )
@@ -72,7 +72,7 @@ def write_videos(
 
 def write_summary(
     out: Path,
-    plan: RolloutPlan,
+    plan: Plan,
     rates: Mapping[str, float],
     seconds: Mapping[str, float],
     num_videos: int,
@@ -103,7 +103,7 @@ def write_summary(
         total=sum(seconds.values()),
         device=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         jax_version=jax.__version__,
-        context=plan.context_frames,
+        context=plan.known_at_start,
     )
     (out / "summary.md").write_text(page)
     logging.info("%s\n%s", out / "summary.md", page)

@@ -16,7 +16,7 @@ def upscale_for(frame_size: int) -> int:
 
 
 def write_sample(
-    stem: Path, tokens: np.ndarray, codec: Codec, *, fps: float, context_frames: int
+    stem: Path, tokens: np.ndarray, codec: Codec, *, fps: float, known: np.ndarray
 ) -> None:
     """Writes `stem`.mp4, .gif and .npz of one video.
 
@@ -25,7 +25,7 @@ def write_sample(
         tokens: int [F, h, w].
         codec: decodes them.
         fps: frames per second.
-        context_frames: how many of the first frames were given; stored beside the tokens.
+        known: bool [F, h, w], which tokens were given; stored beside the tokens.
     """
     frames = codec.decode(tokens)
     upscale = upscale_for(codec.config.frame_size)
@@ -36,7 +36,7 @@ def write_sample(
         part,
         tokens=tokens.astype(np.int32),
         fps=fps,
-        context_frames=context_frames,
+        known=known,
         tokenizer=codec.identity["sha256"],
     )
     part.replace(stem.with_suffix(".npz"))

@@ -9,8 +9,7 @@ from flax import nnx
 from launch.rollouts import extend, make_chunk_sampler
 from maskflow_jax import video_io
 from maskflow_jax.data.token_dataset import TokenVideos, check_tokenizer
-from maskflow_jax.sampling.rollout import RolloutPlan
-from maskflow_jax.sampling.samplers import SamplerConfig
+from maskflow_jax.sampling.samplers import SamplerConfig, plan_rollout
 from maskflow_jax.tokenizers.codec import Codec
 from maskflow_jax.training.experiment import check_settings
 from maskflow_jax.training.loop import Hook
@@ -48,12 +47,11 @@ def preview_hook(
     check_settings("sampling.sampler", SamplerConfig, sampling["sampler"])
     sampler = SamplerConfig(**sampling["sampler"])
     context_frames = sampling["context_frames"]
-    plan = RolloutPlan(
+    plan = plan_rollout(
+        sampler,
         video_length=2 * clip_frames,
         chunk_size=clip_frames,
         context_frames=context_frames,
-        stride=clip_frames - context_frames,
-        nfe_per_chunk=sampler.num_steps,
     )
     sample_chunk = make_chunk_sampler(graphdef, config, sampler, context_frames)
     chosen = [videos[index] for index in range(min(PREVIEW_VIDEOS, len(videos)))]

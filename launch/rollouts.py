@@ -1,7 +1,10 @@
 """What the programs share: a trained run, and the way from its weights and a context to video."""
 
+import ast
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import functools
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from flax import nnx
 from tqdm import tqdm
 
 from maskflow_jax import sharding
-from maskflow_jax.sampling.rollout import RolloutPlan, rollout
+from maskflow_jax.sampling.rollout import Plan, Window, rollout
 from maskflow_jax.sampling.samplers import SamplerConfig, make_window_sampler
 from maskflow_jax.training import experiment
 from maskflow_jax.training.checkpoints import Checkpoints
@@ -61,34 +64,84 @@ def load_run(workdir: Path) -> Run:
     return Run(config=config, graphdef=nnx.graphdef(abstract), params=params)
 
 
+def change_sampler(
+    settings: Mapping[str, Any], name: str | None, changes: Iterable[str]
+) -> SamplerConfig:
+    """A run's sampler with changes; another sampler starts from its own defaults.
+
+    Args:
+        settings: of the run's sampler.
+        name: another sampler's name, or None.
+        changes: "setting=value" each.
+
+    Raises:
+        ValueError: if a change is no setting, or its value is of another type.
+    """
+    settings = dict(settings) if name in (None, settings["name"]) else {"name": name}
+    types = typing.get_type_hints(SamplerConfig)
+    for change in changes:
+        setting, _, text = change.partition("=")
+        if setting not in types or setting == "name":
+            raise ValueError(
+                f"--set={change}: no setting {setting!r}; choose from {', '.join(types)}"
+            )
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):  # a word
+            value = text
+        if type(value) is int and isinstance(0.0, types[setting]):
+            value = float(value)
+        if not isinstance(value, types[setting]):
+            raise ValueError(f"--set={change}: {text!r} is not {types[setting]}")
+        settings[setting] = value
+    experiment.check_settings("sampling.sampler", SamplerConfig, settings)
+    return SamplerConfig(**settings)
+
+
 def make_chunk_sampler(
     graphdef: nnx.GraphDef,
     config: Mapping[str, Any],
     sampler: SamplerConfig,
     context_frames: int,
+    *,
+    backward: bool = False,
 ) -> Callable:
-    """Compiles one window's sampler: (params, keys, tokens, known) -> tokens.
+    """Compiles the sampler of windows: (params, keys, tokens, known, Window) -> tokens.
 
     Args:
         graphdef: graph definition of the network.
         config: resolved config of its run.
         sampler: the sampler.
-        context_frames: known frames at the start of every window.
+        context_frames: known frames at the start of every window but perhaps the first.
+        backward: frames run from last to first (`views.reversed_in_time`).
     """
     height, width = config["tokenizer"]["grid"]
-    sample = make_window_sampler(
-        sampler,
-        experiment.make_flow(config).schedule,
-        chunk_size=config["data"]["clip_frames"],
-        context_frames=context_frames,
-        tokens_per_frame=height * width,
-        mask_id=config["tokenizer"]["codebook_size"],
-    )
+    schedule = experiment.make_flow(config).schedule
 
-    @jax.jit
-    def sample_chunk(params, keys, tokens, known):
-        model = nnx.merge(graphdef, params)
-        return sample(model.features, model.logits, keys, tokens, known)[0]
+    @functools.cache
+    def compiled(context: int, stage: str):
+        sample = make_window_sampler(
+            sampler,
+            schedule,
+            chunk_size=config["data"]["clip_frames"],
+            context_frames=context,
+            tokens_per_frame=height * width,
+            mask_id=config["tokenizer"]["codebook_size"],
+            backward=backward,
+        )
+
+        @jax.jit
+        def sample_chunk(params, keys, tokens, known):
+            model = nnx.merge(graphdef, params)
+            return sample(model.features, model.logits, keys, tokens, known, stage)[0]
+
+        return sample_chunk
+
+    def sample_chunk(params, keys, tokens, known, window: Window):
+        # More context than usual needs no program of its own; less does, because the vocabulary
+        # head runs on new frames only.
+        run = compiled(min(window.context, context_frames), window.stage)
+        return run(params, keys, tokens, known)
 
     return sample_chunk
 
@@ -97,43 +150,41 @@ def extend(
     sample_chunk: Callable,
     params: dict,
     context: np.ndarray,
-    plan: RolloutPlan,
+    plan: Plan,
     *,
     mask_id: int,
     seed: int,
+    given: tuple[np.ndarray, np.ndarray] | None = None,
     first_sample: int = 0,
-    stream: int = 0,
     progress: str | None = None,
 ) -> Iterator[np.ndarray]:
     """Continues videos chunk by chunk.
 
-    Sample i's key is folded from the seed, the stream and its number, so it is the same video in
-    any batch.
+    Sample i's key is folded from the seed and its number, so it is the same video in any batch.
 
     Args:
         sample_chunk: from `make_chunk_sampler`.
         params: weights.
-        context: tokens int [B, m, H, W].
+        context: tokens int [B, known_at_start, H, W].
         plan: the rollout.
         mask_id: the mask token.
         seed: of all samples.
+        given: (tokens, known) of the whole video, for further known tokens; see `rollout`.
         first_sample: number of the first sample of this batch.
-        stream: tells rollouts of one sample apart that must not repeat each other's draws.
         progress: label of a progress bar over the chunks; None for no bar.
 
     Yields:
         The context, then the new frames of every chunk, int32 [B, h, H, W].
     """
-    root = jax.random.fold_in(jax.random.key(seed), stream)
     numbers = np.arange(first_sample, first_sample + len(context))
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(root, numbers)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), numbers)
 
-    def chunk_fn(keys, tokens, known):
+    def chunk_fn(keys, tokens, known, window):
         # Back on the host: a device array would come home with the parameters' sharding, and the
         # second chunk would be compiled anew for it.
-        return np.asarray(sample_chunk(params, keys, tokens, known))
+        return np.asarray(sample_chunk(params, keys, tokens, known, window))
 
-    chunks = rollout(keys, context, plan, chunk_fn, mask_id=mask_id)
+    chunks = rollout(keys, context, plan, chunk_fn, mask_id=mask_id, given=given)
     yield context
-    for chunk in tqdm(chunks, progress, plan.num_chunks, unit="chunk", disable=progress is None):
+    for chunk in tqdm(chunks, progress, len(plan.windows), unit="chunk", disable=progress is None):
         yield np.asarray(chunk)

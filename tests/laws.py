@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from maskflow_jax.sampling.proposal import make_propose
+from maskflow_jax.sampling.window import Step
 
 # For small samplers compiling takes the test's time, running nothing: this halves it and more.
 quick_jit = functools.partial(
@@ -36,6 +37,13 @@ def follows(counts, probabilities):
     spread = 2.0 / (9.0 * freedom)
     critical = freedom * (1.0 - spread + 3.09 * spread**0.5) ** 3
     return float(np.sum((counts - expected) ** 2 / expected)) < critical
+
+
+def step_at(x, t, *, known=None, index=0, num_steps=1, s=None, mask_id=-1):
+    """A `Step` for calling a proposal or a rule by itself; nothing is known unless said."""
+    known = jnp.zeros(x.shape, bool) if known is None else known
+    s = jnp.ones_like(t) if s is None else s
+    return Step(index, num_steps, t, s, (x == mask_id) & ~known, ~known, known, mask_id)
 
 
 def random_tokens(keys, shape, num_classes):

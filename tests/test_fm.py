@@ -53,7 +53,7 @@ def test_euler_reveals_at_the_rate_of_the_chain():
     assert not follows(counts, np.diff(_kappa(schedule, times)))
 
 
-def zeros_proposal(keys, x, t):
+def zeros_proposal(keys, x, step):
     return Proposal(jnp.zeros_like(x), jnp.zeros(x.shape))
 
 

@@ -118,7 +118,7 @@ def test_random_order_is_uniform_whatever_the_confidence():
 
 def blind(propose, mask_id):
     """A proposal that does not see what was revealed."""
-    return lambda keys, x, t: propose(keys, jnp.full_like(x, mask_id), t)
+    return lambda keys, x, step: propose(keys, jnp.full_like(x, mask_id), step)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from absl import flags
 from safetensors.numpy import load_file
 
@@ -37,7 +38,8 @@ def run_sample(run, out, *arguments):
     flags.FLAGS.unparse_flags()
     flags.FLAGS(["sample", f"--workdir={run}", f"--out={out}", "--length=9", *arguments])
     try:
-        sample.main(None)
+        with tiny.quick_compilation():
+            sample.main(None)
     finally:
         for name in flags.FLAGS.flags_by_module_dict()["launch.sample"]:
             name.unparse()
@@ -80,7 +82,7 @@ def test_sample_extends_held_out_videos_and_writes_all_files(run, tmp_path):
     written = run_sample(run, tmp_path, "--num_videos=2", "--batch_size=1")
     held_out = read_token_dataset(run.parent / "data", "test")[0]["tokens"]
     assert written["tokens"].shape == (9, 8, 8)
-    assert int(written["context_frames"]) == 1
+    np.testing.assert_array_equal(written["known"].all(axis=(1, 2)), np.arange(9) < 1)
     np.testing.assert_array_equal(written["tokens"][:1], held_out[:1])
     for suffix in (".mp4", ".gif"):
         frames, fps = video_io.read_video(tmp_path / f"sample_00001{suffix}")
@@ -102,11 +104,30 @@ def test_sample_from_a_file_and_from_nothing(run, tmp_path):
     pixels, _ = video_io.read_video(tmp_path / "walk.mp4")
     expected = Codec.load("maze").encode(video_io.square_frames(pixels[[-4, -1]], 64))
     np.testing.assert_array_equal(written["tokens"][:2], expected)
+    too_long = ("--task=inbetween", "--length=12")
     with pytest.raises(ValueError, match="lower --context_frames"):
-        run_sample(run, tmp_path / "long", f"--context={tmp_path}/walk.mp4", "--context_frames=12")
-    nothing = run_sample(run, tmp_path / "none", "--context=none", "--sampler=fm", "--steps=3")
+        run_sample(run, tmp_path / "long", f"--context={tmp_path}/walk.mp4", *too_long)
+    nothing = run_sample(
+        run, tmp_path / "none", "--task=unconditional", "--sampler=fm", "--steps=3"
+    )
     assert nothing["tokens"].shape == (9, 8, 8)
-    assert int(nothing["context_frames"]) == 0
+    assert not nothing["known"].any()
+
+
+def test_sample_other_tasks_by_other_samplers(run, tmp_path):
+    held_out = read_token_dataset(run.parent / "data", "test")[0]["tokens"][:9]
+    loop = run_sample(run, tmp_path / "loop", "--task=loop", "--sampler=halton", "--steps=2")
+    assert loop["tokens"].shape == (9, 8, 8)
+    guided = ("--set=guidance_weight=1", "--set=counts=cosine")
+    painted = run_sample(run, tmp_path / "box", "--task=inpaint", "--steps=2", *guided)
+    box = np.zeros((9, 8, 8), bool)
+    box[:, 2:6, 2:6] = True
+    np.testing.assert_array_equal(painted["known"], ~box)
+    np.testing.assert_array_equal(painted["tokens"][~box], held_out[~box])
+    rolled = ("--task=backward", "--sampler=rolling", "--steps=3")
+    before = run_sample(run, tmp_path / "back", *rolled)
+    np.testing.assert_array_equal(before["tokens"][-1], held_out[0])
+    np.testing.assert_array_equal(before["known"].all(axis=(1, 2)), np.arange(9) == 8)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +135,10 @@ def test_sample_from_a_file_and_from_nothing(run, tmp_path):
     [
         (["--stride=4"], "stride 4 > chunk_size - context"),
         (["--context_frames=4"], "context 4 >= chunk_size"),
-        (["--sampler=magic"], "unknown sampler 'magic'"),
+        (["--set=stepz=3"], "no setting 'stepz'"),
+        (["--set=top_k=many"], "'many' is not int"),
+        (["--sampler=rolling", "--stride=2"], "rolling advances by one frame"),
+        (["--task=inpaint", "--box=0.5,0.5,0.6,0.2"], "must lie in the frame"),
         (["--context=validation"], "no split 'validation'"),
         (["--num_videos=3"], "has 2 videos"),
     ],

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from laws import follows, quick_jit, sample_keys
+from laws import follows, quick_jit, sample_keys, step_at
 
 from maskflow_jax.sampling.proposal import BLOCK, INVALID, draw, make_propose
 
@@ -146,7 +146,8 @@ def toy_propose(**settings):
     def logits(features):
         return jnp.einsum("btnd,dk->btnk", features, head).reshape(*features.shape[:2], H, W, K)
 
-    return make_propose(features, logits, **settings)
+    propose = make_propose(features, logits, **settings)
+    return lambda keys, x, t: propose(keys, x, step_at(x, t))
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +197,7 @@ def test_bfloat16_logits_are_drawn_in_float32():
     logits = jnp.zeros((1, 1, 1, 1, 300), jnp.bfloat16)
     propose = make_propose(lambda x, t: jnp.zeros((1, 1, 1, 1)), lambda features: logits)
     x = jnp.zeros((1, 1, 1, 1), jnp.int32)
-    _, log_confidence = propose(sample_keys(0, 1), x, jnp.zeros((1, 1)))
+    _, log_confidence = propose(sample_keys(0, 1), x, step_at(x, jnp.zeros((1, 1))))
     np.testing.assert_allclose(log_confidence, -np.log(300.0), rtol=1e-6)
 
 

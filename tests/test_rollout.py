@@ -51,12 +51,37 @@ def test_fm_nfe_of_the_papers_table():
     assert [make_plan(n, 16, 2, 14, nfe=250).nfe for n in (32, 80, 160)] == [750, 1500, 3000]
 
 
+def chunks(plan):
+    return tuple((window.context, window.finished) for window in plan.windows)
+
+
 def test_the_last_chunk_takes_more_context():
-    assert make_plan(32, 16, 2, 14).chunks == ((2, 14), (2, 14), (14, 2))
-    assert make_plan(20, 16, 2, 5).chunks == ((2, 5), (2, 5), (2, 5), (13, 3))
-    assert make_plan(10, 16, 2, 14).chunks == ((2, 8),)  # capped by what there is
-    assert make_plan(16, 16, 0, 16).chunks == ((0, 16),)
-    assert make_plan(40, 16, 0, 16).chunks == ((0, 16), (0, 16), (8, 8))
+    assert chunks(make_plan(32, 16, 2, 14)) == ((2, 14), (2, 14), (14, 2))
+    assert chunks(make_plan(20, 16, 2, 5)) == ((2, 5), (2, 5), (2, 5), (13, 3))
+    assert chunks(make_plan(10, 16, 2, 14)) == ((2, 8),)  # capped by what there is
+    assert chunks(make_plan(16, 16, 0, 16)) == ((0, 16),)
+    assert chunks(make_plan(40, 16, 0, 16)) == ((0, 16), (0, 16), (8, 8))
+
+
+def test_with_fewer_known_frames_the_first_chunk_keeps_more():
+    def from_nothing(length, k, m, stride, known=0):
+        return chunks(
+            RolloutPlan(
+                video_length=length,
+                chunk_size=k,
+                context_frames=m,
+                stride=stride,
+                nfe_per_chunk=1,
+                known_frames=known,
+            )
+        )
+
+    assert from_nothing(32, 16, 2, 14) == ((0, 16), (2, 14), (14, 2))
+    assert from_nothing(18, 16, 15, 1) == ((0, 16), (15, 1), (15, 1))  # autoregressive
+    assert from_nothing(32, 16, 2, 14, known=1) == ((1, 15), (2, 14), (14, 2))
+    assert from_nothing(12, 16, 2, 14) == ((0, 12),)
+    with pytest.raises(ValueError, match="known_frames 3 is not between 0 and the context, 2"):
+        from_nothing(32, 16, 2, 14, known=3)
 
 
 def test_a_shorter_stride_takes_more_chunks_than_the_closed_form():
@@ -78,14 +103,15 @@ WITH_CONTEXT = [numbers for numbers in PLANS if numbers[2] > 0]
 def test_every_plan_covers_the_video_once(numbers):
     length, k, m, stride = numbers
     plan = make_plan(*numbers)
-    assert m + sum(kept for _, kept in plan.chunks) == length
-    assert all(1 <= kept <= stride and context + kept <= k for context, kept in plan.chunks)
-    assert all(context == m for context, _ in plan.chunks[:-1])
-    assert plan.chunks[-1][0] >= m
+    assert m + sum(window.finished for window in plan.windows) == length
+    assert all(1 <= w.finished <= stride and w.context + w.finished <= k for w in plan.windows)
+    assert all(window.context == m for window in plan.windows[:-1])
+    assert all((w.carried, w.stage) == (0, "chunk") for w in plan.windows)
+    assert plan.windows[-1].context >= m
     assert plan.num_chunks == math.ceil((length - m) / stride)
 
 
-def count_up(keys, tokens, known):
+def count_up(keys, tokens, known, window=None):
     """Continues 0, 1, 2, ... from the last known frame; frames are numbered from 1 without any."""
     num_known = jnp.sum(known[:, :, 0, 0], axis=1)
     last = jnp.where(num_known > 0, tokens[jnp.arange(len(tokens)), num_known - 1, 0, 0], 0)
@@ -105,7 +131,7 @@ def test_the_video_continues_from_what_was_kept(numbers):
     plan = make_plan(*numbers)
     seen = []
 
-    def spy(keys, tokens, known):
+    def spy(keys, tokens, known, window=None):
         frames_known = np.asarray(known)[0, :, 0, 0]
         seen.append(np.asarray(tokens)[0, frames_known, 0, 0])
         assert tokens.shape == known.shape == (2, plan.chunk_size, H, W)
@@ -114,11 +140,11 @@ def test_the_video_continues_from_what_was_kept(numbers):
 
     m = plan.context_frames
     chunks = list(rollout(sample_keys(0, 2), frames_of(range(m)), plan, spy, mask_id=MASK))
-    assert [chunk.shape for chunk in chunks] == [(2, kept, H, W) for _, kept in plan.chunks]
+    assert [chunk.shape for chunk in chunks] == [(2, w.finished, H, W) for w in plan.windows]
     video = np.concatenate(chunks, axis=1)
     np.testing.assert_array_equal(video[1, :, 0, 1], np.arange(m, plan.video_length))
     done = m
-    for context, (num_context, kept) in zip(seen, plan.chunks, strict=True):
+    for context, (num_context, kept, _, _) in zip(seen, plan.windows, strict=True):
         np.testing.assert_array_equal(context, np.arange(done - num_context, done))
         done += kept
 
@@ -137,11 +163,11 @@ def test_chunks_are_sampled_when_asked_for_with_their_own_keys_and_one_trace():
     traces, calls = [], []
 
     @jax.jit
-    def traced(keys, tokens, known):
+    def traced(keys, tokens, known, window=None):
         traces.append(tokens.shape)
         return count_up(keys, tokens, known)
 
-    def sample_chunk(keys, tokens, known):
+    def sample_chunk(keys, tokens, known, window=None):
         calls.append(jax.random.key_data(keys))
         return traced(keys, tokens, known)
 
@@ -160,17 +186,18 @@ def test_chunks_are_sampled_when_asked_for_with_their_own_keys_and_one_trace():
 def sample_with_flow_matching():
     """A real sampler around a stub network that depends on all tokens of its sample."""
 
-    def propose(keys, x, t):
+    def propose(keys, x, step):
         keys = jax.vmap(jax.random.fold_in)(keys, jnp.sum(x, axis=(1, 2, 3)))
         tokens = random_tokens(keys, x.shape[1:], MASK)
         return Proposal(tokens, jnp.zeros(x.shape))
 
     rule, times = fm(make_schedule("linear")), full_sequence(3, 4)
-    return quick_jit(
+    sample = quick_jit(
         lambda keys, tokens, known: sample_window(
             keys, tokens, known, times, propose, rule, mask_id=MASK
         )[0]
     )
+    return lambda keys, tokens, known, window: sample(keys, tokens, known)
 
 
 def test_a_video_does_not_depend_on_its_batch(sample_with_flow_matching):
@@ -190,7 +217,7 @@ def test_a_video_does_not_depend_on_its_batch(sample_with_flow_matching):
 
 @pytest.mark.parametrize("bad", [MASK, MASK + 1, -1])
 def test_a_chunk_with_tokens_that_are_no_codebook_entry_is_refused(bad):
-    def sample_chunk(keys, tokens, known):
+    def sample_chunk(keys, tokens, known, window=None):
         first = jnp.all(tokens[:, 0] == 0)  # only the second chunk is spoilt, in a dropped frame
         good = count_up(keys, tokens, known)
         return jnp.where(first, good, good.at[0, -1, 0, 0].set(bad))

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from laws import quick_jit
 
 from maskflow_jax.flow.schedules import make_schedule
-from maskflow_jax.sampling.samplers import SAMPLERS, SamplerConfig, make_window_sampler
+from maskflow_jax.sampling.rolling import STAGES
+from maskflow_jax.sampling.samplers import SAMPLERS, Frames, SamplerConfig, make_window_sampler
 
 K, FRAMES, SIDE, CONTEXT = 5, 4, 3, 1
 
@@ -33,8 +35,15 @@ def sample(config: SamplerConfig, context_frames: int = CONTEXT, seed: int = 0):
     tokens = jnp.full((2, FRAMES, SIDE, SIDE), 3, jnp.int32)
     known = jnp.broadcast_to(jnp.arange(FRAMES)[:, None, None] < context_frames, tokens.shape)
     keys = jax.random.split(jax.random.key(seed), 2)
-    run = jax.jit(lambda keys, tokens, known: sampler(features, logits, keys, tokens, known))
-    return run(keys, tokens, known)
+    tokens = jnp.where(known, tokens, K)
+    stages = STAGES if config.name == "rolling" else ("chunk",)
+    for stage in stages:
+        tokens, reveal_step = quick_jit(
+            lambda keys, tokens, known, stage=stage: sampler(
+                features, logits, keys, tokens, known, stage
+            )
+        )(keys, tokens, known)
+    return tokens, reveal_step
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -48,13 +57,14 @@ def test_every_sampler_fills_the_window_and_keeps_the_context(name, context_fram
         tokens[:, context_frames:],
         np.broadcast_to(expected, (2, FRAMES - context_frames, SIDE, SIDE)),
     )
-    assert (np.asarray(reveal_step[:, context_frames:]) >= 0).all()
-    assert (np.asarray(reveal_step) < 6).all()
+    passes = {"pyramid": 6 + FRAMES}.get(name, 6)
+    assert (np.asarray(reveal_step) < passes).all()
 
 
 def test_default_steps_are_the_papers():
     steps = {name: SamplerConfig(name=name).num_steps for name in SAMPLERS}
-    assert steps == {"mgm": 20, "fm": 250}
+    few, many = ("mgm", "remdm", "halton"), ("fm", "pyramid", "rolling")
+    assert steps == dict.fromkeys(few, 20) | dict.fromkeys(many, 250)
 
 
 def test_a_new_sampler_is_one_row(monkeypatch):
@@ -66,14 +76,15 @@ def test_a_new_sampler_is_one_row(monkeypatch):
 def test_mgm_tells_the_network_the_time_of_its_revealed_share():
     schedule = make_schedule("sigmoid")
     config = SamplerConfig(name="mgm", num_steps=8)
-    times, _ = SAMPLERS["mgm"].build(config, schedule, FRAMES, 27)
+    matrices, _ = SAMPLERS["mgm"].build(config, schedule, Frames(FRAMES, CONTEXT, 9))
+    times = matrices["chunk"]
     _, reveal_step = sample(config)
     revealed = [(np.asarray(reveal_step[0, CONTEXT:]) < step).mean() for step in range(9)]
     np.testing.assert_allclose(schedule.kappa(times[:, 0]), revealed, atol=1e-5)
 
 
 def test_unknown_names_and_settings_are_refused():
-    with pytest.raises(ValueError, match="mgm, fm"):
+    with pytest.raises(ValueError, match="mgm, fm, pyramid, rolling, remdm, halton"):
         SamplerConfig(name="euler")
     with pytest.raises(ValueError, match="counts"):
         sample(SamplerConfig(counts="cubic"))

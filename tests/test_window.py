@@ -26,9 +26,9 @@ RULES = {
 }
 
 
-def mixing_propose(keys, x, t):
+def mixing_propose(keys, x, step):
     """Random tokens that depend on the key, on every token of the sample and on its times."""
-    state = jnp.sum(x, axis=(1, 2, 3)) + jnp.sum(1000.0 * t, axis=1).astype(jnp.int32)
+    state = jnp.sum(x, axis=(1, 2, 3)) + jnp.sum(1000.0 * step.t, axis=1).astype(jnp.int32)
     keys = jax.vmap(jax.random.fold_in)(keys, state)
     tokens = random_tokens(keys, x.shape[1:], K)
     return Proposal(tokens, -tokens.astype(jnp.float32))
@@ -88,7 +88,7 @@ def test_a_sample_does_not_depend_on_its_batch(name):
 def test_a_step_sees_what_the_steps_before_revealed(name):
     """Each proposed value is the number of tokens visible: a checkable memory of the past."""
 
-    def count_visible(keys, x, t):
+    def count_visible(keys, x, step):
         visible = jnp.sum(x != K + 99, axis=(1, 2, 3), keepdims=True)
         return Proposal(jnp.broadcast_to(visible, x.shape), jnp.zeros(x.shape))
 
@@ -110,11 +110,10 @@ def test_a_step_sees_what_the_steps_before_revealed(name):
 def test_the_network_is_called_once_a_step_at_the_times_of_the_matrix():
     passes, steps = [], []
     tokens, known = context(0)
-    known = known.at[:, 1].set(True).at[0, 1].set(False)  # frame 1 is context of samples 1..3
 
-    def recording_propose(keys, x, t):
-        jax.debug.callback(lambda t: passes.append(np.asarray(t)), t, ordered=True)
-        return mixing_propose(keys, x, t)
+    def recording_propose(keys, x, step):
+        jax.debug.callback(lambda t: passes.append(np.asarray(t)), step.t, ordered=True)
+        return mixing_propose(keys, x, step)
 
     def recording_rule(keys, x, proposal, step):
         jax.debug.callback(lambda *step: steps.append(step), *step, ordered=True)
@@ -125,29 +124,16 @@ def test_the_network_is_called_once_a_step_at_the_times_of_the_matrix():
     )
     jax.effects_barrier()
     assert len(passes) == len(steps) == S
-    frame_known = np.asarray(known).all(axis=(2, 3))
     for i, (t, step) in enumerate(zip(passes, steps, strict=True)):
-        np.testing.assert_array_equal(t, np.where(frame_known, 1.0, TIMES[i]))
-        index, num_steps, rule_t, rule_s, masked, num_unknown = step
-        assert (int(index), int(num_steps)) == (i, S)
+        np.testing.assert_array_equal(t, np.broadcast_to(TIMES[i], (B, T)))
+        index, num_steps, rule_t, rule_s, masked, unknown, step_known, mask_id = step
+        assert (int(index), int(num_steps), int(mask_id)) == (i, S, K)
         np.testing.assert_array_equal(rule_t, t)
-        np.testing.assert_array_equal(rule_s, np.where(frame_known, 1.0, TIMES[i + 1]))
-        np.testing.assert_array_equal(num_unknown, np.sum(~np.asarray(known), axis=(1, 2, 3)))
+        np.testing.assert_array_equal(rule_s, np.broadcast_to(TIMES[i + 1], (B, T)))
+        np.testing.assert_array_equal(step_known, known)
+        np.testing.assert_array_equal(unknown, ~np.asarray(known))
         assert not np.any(np.asarray(masked) & np.asarray(known))
     np.testing.assert_array_equal(steps[0][4], ~np.asarray(known))
-
-
-def test_context_time_may_be_lowered_without_hurting_the_context():
-    tokens, known = context(0)
-
-    def told(keys, x, t):
-        tenths = (10 * t[:, :1, None, None]).astype(jnp.int32)
-        return Proposal(jnp.broadcast_to(tenths, x.shape), jnp.zeros(x.shape))
-
-    sampled, _ = sampler(mgm(1), told, 1, context_time=0.9)(sample_keys(0, B), tokens, known)
-    np.testing.assert_array_equal(sampled[known], tokens[known])
-    assert np.all(np.asarray(sampled)[1][~np.asarray(known)[1]] == 9)  # sample 1 knows frame 0
-    assert np.all(np.asarray(sampled)[0] == 0)
 
 
 def test_times_may_be_an_argument_of_the_jitted_sampler():
@@ -172,7 +158,8 @@ def test_a_broken_rule_cannot_touch_the_known_nor_hide_a_mask():
     everything, reveal_step = sampler(lambda keys, x, proposal, step: x * 0 + step.index)(
         sample_keys(0, B), tokens, known
     )
-    np.testing.assert_array_equal(everything, np.where(known, tokens, 0))  # the first reveal stays
+    # A revealed token's value cannot change any more.
+    np.testing.assert_array_equal(everything, np.where(known, tokens, 0))
     np.testing.assert_array_equal(reveal_step, np.where(known, -1, 0))
 
 

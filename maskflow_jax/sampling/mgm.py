@@ -45,7 +45,7 @@ def mgm(
 
     Source: MaskFlow, arXiv 2502.11234, Algorithm 4.
     """
-    _check(num_steps, counts)
+    check_counts(num_steps, counts)
     if noise not in NOISES:
         raise ValueError(f"unknown noise {noise!r}; choose one of {list(NOISES)}")
     order_of = NOISES[noise]
@@ -56,7 +56,8 @@ def mgm(
                 f"mgm plans {num_steps} steps, the frame schedule has {step.num_steps}; "
                 "give both the same num_steps"
             )
-        count = unmask_counts(step.num_unknown, num_steps, counts)[:, step.index]  # [B]
+        num_unknown = jnp.sum(step.unknown, axis=(1, 2, 3), dtype=jnp.int32)
+        count = unmask_counts(num_unknown, num_steps, counts)[:, step.index]  # [B]
         confidence = jax.vmap(order_of, in_axes=(0, 0, None, None, None))(
             keys, proposal.log_confidence, step.index, num_steps, noise_scale
         )  # [B, T, H, W]
@@ -81,7 +82,7 @@ def unmask_counts(num_masked: jax.Array, num_steps: int, mode: str = "arccos") -
     Raises:
         ValueError: num_steps < 1 or an unknown mode.
     """
-    _check(num_steps, mode)
+    check_counts(num_steps, mode)
     total = jnp.asarray(num_masked, jnp.int32)[:, None]  # [B, 1]
     step = jnp.arange(num_steps, dtype=jnp.int32)
     revealed = jnp.round(total * _cumulative_weights(num_steps, mode)).astype(jnp.int32)  # [B, S]
@@ -131,7 +132,8 @@ def _most_confident(confidence: jax.Array, masked: jax.Array, count: jax.Array) 
     return (chosen & candidate).reshape(masked.shape)  # [T, H, W]
 
 
-def _check(num_steps: int, mode: str) -> None:
+def check_counts(num_steps: int, mode: str) -> None:
+    """Raises ValueError where there are no such counts."""
     if num_steps < 1:
         raise ValueError(f"num_steps is {num_steps}; a window needs at least one step")
     if mode not in COUNTS:

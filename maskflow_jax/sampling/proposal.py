@@ -13,7 +13,7 @@ boundary by about 1e-7; a class of probability zero is never drawn.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,17 +39,49 @@ def make_propose(
     features_fn: Callable[[jax.Array, jax.Array], jax.Array],
     logits_fn: Callable[[jax.Array], jax.Array],
     *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    frame_block: int = 1,
-    frames: slice = slice(None),
-) -> Callable[[jax.Array, jax.Array, jax.Array], Proposal]:
+    view: Callable | None = None,
+    **settings,
+) -> Callable[..., Proposal]:
     """Builds the proposal of a network.
 
     Args:
         features_fn: (x int32 [B, T, H, W], t [B, T]) -> features [B, T, N, D].
         logits_fn: features [B, 1, N, D] of one frame -> logits [B, 1, H, W, K]; no mask class.
+        view: what the network is shown, `views.make_view`; by default x and its times, 1 for the
+            frames that are known entirely.
+        **settings: of `propose_from_features`.
+
+    Returns:
+        propose(keys [B], x [B, T, H, W], Step) -> Proposal. The draw of a token depends on its
+        sample's key and its place in the window only.
+
+    Raises:
+        ValueError: a setting is out of range; when run, top_k > K.
+
+    Source: MaskFlow, arXiv 2502.11234, Algorithm 4.
+    """
+    view = view or _plain_view
+    return propose_from_features(
+        lambda keys, x, step: features_fn(*view(keys, x, step)), logits_fn, **settings
+    )
+
+
+def propose_from_features(
+    features_fn: Callable[..., Any],
+    logits_fn: Callable[[Any], jax.Array],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    frame_block: int = 1,
+    frames: slice = slice(None),
+) -> Callable[..., Proposal]:
+    """Builds a proposal from anything that has features: one network pass, or several combined.
+
+    Args:
+        features_fn: (keys [B], x int32 [B, T, H, W], Step) -> a pytree of features [B, T, ...].
+            Its keys are not the draws' keys.
+        logits_fn: the same pytree for one frame, [B, 1, ...] -> logits [B, 1, H, W, K].
         temperature: divides the logits. 0 takes the most likely class; its confidence is then its
             log-probability at temperature 1, which still tells tokens apart.
         top_k: keeps the k most likely classes, of equal ones those with the lower ids.
@@ -59,13 +91,10 @@ def make_propose(
             proposal is x itself with log-confidence -inf.
 
     Returns:
-        propose(keys [B], x [B, T, H, W], t [B, T]) -> Proposal. The draw of a token depends on its
-        sample's key and its place in the window only.
+        propose(keys, x, Step) -> Proposal.
 
     Raises:
         ValueError: a setting is out of range; when run, top_k > K.
-
-    Source: MaskFlow, arXiv 2502.11234, Algorithm 4.
     """
     if temperature < 0.0:
         raise ValueError(f"temperature is {temperature}; use 0 for the most likely class, or more")
@@ -75,19 +104,21 @@ def make_propose(
         raise ValueError(f"top_p is {top_p}; use a probability above 0, or None for all classes")
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
 
-    def propose(keys: jax.Array, x: jax.Array, t: jax.Array) -> Proposal:
+    def propose(keys: jax.Array, x: jax.Array, step) -> Proposal:
         # Drawn for all frames, so that `frames` and `frame_block` do not change any draw.
         uniform = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:]))(keys)
+        feature_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
 
         def propose_frame(inputs):
-            features, uniform = inputs  # [B, N, D], [B, H, W]
-            logits = logits_fn(features[:, None])[:, 0].astype(jnp.float32)  # [B, H, W, K]
+            features, uniform = inputs  # [B, ...], [B, H, W]
+            features = jax.tree.map(lambda a: a[:, None], features)
+            logits = logits_fn(features)[:, 0].astype(jnp.float32)  # [B, H, W, K]
             return draw(uniform, logits, **settings)
 
-        inputs = (features_fn(x, t)[:, frames], uniform[:, frames])
+        inputs = (features_fn(feature_keys, x, step), uniform)
         drawn = jax.lax.map(
             propose_frame,
-            jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), inputs),
+            jax.tree.map(lambda a: jnp.moveaxis(a[:, frames], 1, 0), inputs),
             batch_size=frame_block,
         )
         tokens, log_confidence = (rearrange(a, "t b h w -> b t h w") for a in drawn)
@@ -95,6 +126,10 @@ def make_propose(
         return Proposal(x.at[:, frames].set(tokens), untouched.at[:, frames].set(log_confidence))
 
     return propose
+
+
+def _plain_view(keys: jax.Array, x: jax.Array, step) -> tuple[jax.Array, jax.Array]:
+    return x, jnp.where(jnp.all(step.known, axis=(2, 3)), 1.0, step.t)
 
 
 def draw(

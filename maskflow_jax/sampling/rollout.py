@@ -5,20 +5,60 @@ ones, keep the first s of what it fills in, repeat. The last chunk takes as much
 that the network works on no more new frames than are missing. s = k - m is the full sequence, s = 1
 with m = k - 1 is fully autoregressive.
 
-A plan is static data: its chunks, and therefore its number of network passes (NFE), are known
-before anything is sampled. The driver is a Python generator that holds k - 1 frames at most, so
-a video's length costs time, never memory.
+A plan is static data, a tuple of windows: its number of network passes (NFE) is known before
+anything is sampled. `rolling.RollingPlan` is another plan for the same driver, a Python generator
+that holds k - 1 frames at most, so a video's length costs time, never memory.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-# keys [B], tokens int32 [B, k, H, W], known bool [B, k, H, W] -> tokens int32 [B, k, H, W]
-SampleChunk = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+class Window(NamedTuple):
+    """One window of a plan.
+
+    Attributes:
+        context: frames at its start that are finished.
+        finished: frames after them that are finished by it, and leave.
+        carried: frames after those that stay as they are, half revealed, for the next window;
+            all others are dropped.
+        stage: which of the sampler's matrices it runs (`samplers.Sampler`).
+    """
+
+    context: int
+    finished: int
+    carried: int = 0
+    stage: str = "chunk"
+
+
+class Plan(Protocol):
+    """What `rollout` needs of a plan: `RolloutPlan`, `rolling.RollingPlan`."""
+
+    video_length: int
+    chunk_size: int
+
+    @property
+    def known_at_start(self) -> int:
+        """Frames that are finished before the first window."""
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """All windows, in order."""
+
+    @property
+    def nfe(self) -> int:
+        """Network passes for the whole video."""
+
+
+# keys [B], tokens int32 [B, k, H, W], known bool [B, k, H, W], Window -> tokens int32 [B, k, H, W].
+# Tokens that are neither known nor masks were revealed by the window before.
+SampleChunk = Callable[[jax.Array, jax.Array, jax.Array, Window], jax.Array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +72,12 @@ class RolloutPlan:
     Attributes:
         video_length: L, frames of the finished video, context included.
         chunk_size: k, frames the network sees at once.
-        context_frames: m, known frames at the start, and context of every chunk but the last. 0
-            generates without context; every chunk but the last is then independent of the others.
+        context_frames: m, context of every chunk but the last. With 0 every chunk but the last is
+            independent of the others.
         stride: s, new frames kept per chunk.
-        nfe_per_chunk: S, network passes per chunk.
+        nfe_per_chunk: network passes per chunk.
+        known_frames: frames known at the start; None for m. With fewer, the first chunk keeps more,
+            so that m + s frames are finished after it; 0 begins from nothing.
 
     Raises:
         ValueError: no rollout has these numbers; the message lists every reason.
@@ -46,39 +88,50 @@ class RolloutPlan:
     context_frames: int
     stride: int
     nfe_per_chunk: int
+    known_frames: int | None = None
 
     def __post_init__(self):
         length, k, m = self.video_length, self.chunk_size, self.context_frames
-        stride, nfe = self.stride, self.nfe_per_chunk
+        stride, nfe, known = self.stride, self.nfe_per_chunk, self.known_at_start
         checks = [
             (m < 0, f"context {m} < 0; use 0 to generate without context"),
             (m >= k, f"chunk_size {k}, context {m} >= chunk_size; lower context_frames"),
-            (length <= m, f"context {m} leaves no frame to generate; raise video_length"),
+            (length <= known, f"context {known} leaves no frame to generate; raise video_length"),
             (stride < 1, f"stride {stride} < 1 never advances; raise it"),
             (0 <= m < k < m + stride, f"stride {stride} > chunk_size - context; use 1 to {k - m}"),
             (nfe < 1, f"nfe_per_chunk {nfe} < 1; a chunk needs at least one network pass"),
+            (
+                not 0 <= known <= max(m, 0),
+                f"known_frames {known} is not between 0 and the context, {m}; change either",
+            ),
         ]
         problems = [message for wrong, message in checks if wrong]
         if problems:
             raise ValueError(f"length {length} cannot be reached: " + "; ".join(problems))
 
+    @property
+    def known_at_start(self) -> int:
+        """Frames that are finished before the first window."""
+        return self.context_frames if self.known_frames is None else self.known_frames
+
     @cached_property
-    def chunks(self) -> tuple[tuple[int, int], ...]:
-        """(context frames, new frames kept) of every chunk."""
-        chunks, done = [], self.context_frames
+    def windows(self) -> tuple[Window, ...]:
+        """All windows, in order."""
+        windows, done = [], self.known_at_start
         while done < self.video_length:
             remaining = self.video_length - done
-            context, kept = self.context_frames, min(remaining, self.stride)
-            if remaining <= self.stride:
+            context = min(done, self.context_frames)
+            stride = self.stride + self.context_frames - context
+            if remaining <= stride:
                 context = min(done, self.chunk_size - remaining)
-            chunks.append((context, kept))
-            done += kept
-        return tuple(chunks)
+            windows.append(Window(context, min(remaining, stride)))
+            done += windows[-1].finished
+        return tuple(windows)
 
     @property
     def num_chunks(self) -> int:
         """Number of windows sampled."""
-        return len(self.chunks)
+        return len(self.windows)
 
     @property
     def nfe(self) -> int:
@@ -87,70 +140,97 @@ class RolloutPlan:
 
     def __str__(self) -> str:
         """One line for logs."""
-        last_context, last_kept = self.chunks[-1]
+        last = self.windows[-1]
         return (
-            f"{self.video_length} frames from {self.context_frames} in {self.num_chunks} chunks of "
-            f"{self.chunk_size}, stride {self.stride} (last: context {last_context}, "
-            f"keeps {last_kept}), NFE {self.num_chunks} x {self.nfe_per_chunk} = {self.nfe}"
+            f"{self.video_length} frames from {self.known_at_start} in {self.num_chunks} chunks of "
+            f"{self.chunk_size}, stride {self.stride} (last: context {last.context}, "
+            f"keeps {last.finished}), NFE {self.num_chunks} x {self.nfe_per_chunk} = {self.nfe}"
         )
 
 
 def rollout(
     keys: jax.Array,
     context: jax.Array,
-    plan: RolloutPlan,
+    plan: Plan,
     sample_chunk: SampleChunk,
     *,
     mask_id: int,
+    given: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Iterator[jax.Array]:
-    """Continues a batch of videos, yielding the new frames of one chunk at a time.
+    """Continues a batch of videos, yielding the new frames of one window at a time.
 
     Args:
-        keys: [B] typed random keys, one per sample; chunk c uses fold_in(key, c).
-        context: int32 [B, m, H, W] known frames; m = 0 generates without context.
-        plan: m, k, s and L.
-        sample_chunk: fills the unknown tokens of [B, k, H, W], usually a jitted `sample_window`.
-            Its arguments have the same shapes in every chunk, so it is traced once.
+        keys: [B] typed random keys, one per sample; window c uses fold_in(key, c).
+        context: int32 [B, known_at_start, H, W] known frames.
+        plan: the windows.
+        sample_chunk: fills the masked tokens of [B, k, H, W], usually a jitted `sample_window`.
+            Its arrays have the same shapes for every window, so it is traced once per stage.
         mask_id: K; valid tokens are 0..K-1.
+        given: (tokens int [B, L, H, W], known bool of the same shape) of the whole video: any
+            further tokens that are known, such as its last frames. A window sees those of its own
+            frames. The frames of `context` are taken from there.
 
     Returns:
-        An iterator over int32 [B, h, H, W], h new frames per chunk; in total L - m frames.
+        An iterator over int32 [B, h, H, W], h new frames per window; in total
+        L - known_at_start frames.
 
     Raises:
-        ValueError: the context does not fit the plan or holds no valid tokens; while iterating, a
-            chunk came back with tokens that are no codebook entry.
+        ValueError: context or given tokens do not fit the plan or are not valid; while iterating, a
+            window came back with tokens that are no codebook entry.
 
     Source: MaskFlow, arXiv 2502.11234, Algorithm 2.
     """
-    if context.ndim != 4 or context.shape[:2] != (keys.shape[0], plan.context_frames):
+    if context.ndim != 4 or context.shape[:2] != (keys.shape[0], plan.known_at_start):
         raise ValueError(
             f"context {context.shape} must be [B, m, H, W] with B = {keys.shape[0]} keys and "
-            f"m = {plan.context_frames} context_frames; slice the context or change the plan"
+            f"m = {plan.known_at_start} context_frames; slice the context or change the plan"
         )
     _refuse_invalid(context, mask_id, "the context")
-    return _rollout(keys, jnp.asarray(context, jnp.int32), plan, sample_chunk, mask_id)
+    if given is not None:
+        tokens, known = given
+        shape = (len(context), plan.video_length, *context.shape[2:])
+        if tokens.shape != shape or known.shape != shape:
+            raise ValueError(f"given {tokens.shape} and {known.shape} must both be {shape}")
+        _refuse_invalid(np.where(known, tokens, 0), mask_id, "the given tokens")
+    return _rollout(keys, jnp.asarray(context, jnp.int32), plan, sample_chunk, mask_id, given)
 
 
-def _rollout(keys, history, plan, sample_chunk, mask_id) -> Iterator[jax.Array]:
+def _rollout(keys, history, plan, sample_chunk, mask_id, given) -> Iterator[jax.Array]:
     """The loop of Algorithm 2; apart from `rollout` so that bad arguments fail when passed."""
-    for index, (context_frames, kept) in enumerate(plan.chunks):
+    carried, done = history[:, :0], history.shape[1]
+    for index, window in enumerate(plan.windows):
         # From the front: history[:, -0:] would be all of it.
-        context = history[:, history.shape[1] - context_frames :]
-        tokens, known = _window(context, plan.chunk_size, mask_id)
+        context = history[:, history.shape[1] - window.context :]
+        begin = done - window.context
+        tokens, known = _fresh(given, begin, plan.chunk_size, context, mask_id)
+        # On top of what is given lies what the windows before made of it.
+        tokens = tokens.at[:, : window.context].set(context)
+        known = known.at[:, : window.context].set(True)
+        place = slice(window.context, window.context + carried.shape[1])
+        tokens = tokens.at[:, place].set(carried)
         chunk_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
-        chunk = sample_chunk(chunk_keys, tokens, known)
-        _refuse_invalid(chunk, mask_id, f"chunk {index} of {plan.num_chunks}")
-        new = chunk[:, context_frames : context_frames + kept]
-        history = jnp.concatenate([history, new], axis=1)
+        chunk = jnp.asarray(sample_chunk(chunk_keys, tokens, known, window))
+        end = window.context + window.finished
+        new, carried = chunk[:, window.context : end], chunk[:, end : end + window.carried]
+        where = f"chunk {index} of {len(plan.windows)}"
+        _refuse_invalid(new if window.carried else chunk, mask_id, where)
+        if window.carried:  # frames on their way may hold masks
+            _refuse_invalid(carried, mask_id + 1, where)
+        history, done = jnp.concatenate([history, new], axis=1), done + window.finished
         history = history[:, max(0, history.shape[1] - (plan.chunk_size - 1)) :]
         yield new
 
 
-def _window(context: jax.Array, chunk_size: int, mask_id: int) -> tuple[jax.Array, jax.Array]:
-    """Context frames [B, m, H, W] followed by masked ones: tokens and known, [B, k, H, W]."""
-    padding = [(0, 0), (0, chunk_size - context.shape[1]), (0, 0), (0, 0)]
-    tokens = jnp.pad(context, padding, constant_values=mask_id)
-    return tokens, jnp.pad(jnp.ones(context.shape, bool), padding)
+def _fresh(given, begin: int, chunk_size: int, context, mask_id: int):
+    """A window's given tokens, masks elsewhere: tokens and known, [B, k, H, W]."""
+    shape = (context.shape[0], chunk_size, *context.shape[2:])
+    tokens, known = np.full(shape, mask_id, np.int32), np.zeros(shape, bool)
+    if given is not None:
+        here = slice(begin, begin + chunk_size)
+        count = given[0][:, here].shape[1]  # the last window may reach beyond the video
+        known[:, :count] = given[1][:, here]
+        tokens[:, :count] = np.where(known[:, :count], given[0][:, here], mask_id)
+    return jnp.asarray(tokens), jnp.asarray(known)
 
 
 def _refuse_invalid(tokens: jax.Array, mask_id: int, where: str) -> None:

@@ -5,18 +5,23 @@ in `SAMPLERS`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from maskflow_jax.flow.schedules import Schedule
-from maskflow_jax.sampling import frame_schedules
+from maskflow_jax.sampling import frame_schedules, guidance, rolling
 from maskflow_jax.sampling.fm import fm
+from maskflow_jax.sampling.halton import halton
 from maskflow_jax.sampling.mgm import mgm, revealed_fractions
 from maskflow_jax.sampling.proposal import make_propose
-from maskflow_jax.sampling.window import StepRule, sample_window
+from maskflow_jax.sampling.remdm import remdm
+from maskflow_jax.sampling.rolling import RollingPlan
+from maskflow_jax.sampling.rollout import Plan, RolloutPlan
+from maskflow_jax.sampling.views import make_view, reversed_in_time
+from maskflow_jax.sampling.window import Propose, StepRule, sample_window
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,14 +30,26 @@ class SamplerConfig:
 
     Attributes:
         name: a key of `SAMPLERS`.
-        num_steps: network passes per chunk; None for the paper's number, 20 (mgm) or 250 (fm).
+        num_steps: steps per chunk (for "pyramid" and "rolling": per frame); None for 20 (mgm,
+            remdm, halton) or 250 (fm, pyramid, rolling), the paper's numbers.
         temperature: divides the logits; 0 takes the most likely token.
         top_k: keeps the k most likely tokens; None keeps all.
         top_p: keeps the fewest most likely tokens that hold this much probability; None keeps all.
-        counts: mgm: how many tokens each step reveals, a key of `mgm.COUNTS`.
+        counts: mgm, halton: how many tokens each step reveals, a key of `mgm.COUNTS`.
         noise: mgm: noise on the confidence, a key of `mgm.NOISES`.
         noise_scale: mgm: size of the noise "linear".
-        transition: fm: "exact", "euler" or "adaptive".
+        transition: fm, pyramid, rolling: "exact", "euler" or "adaptive".
+        remask: remdm: a key of `remdm.REMASKING`.
+        remask_strength: remdm: from 0 (none) to 1.
+        context_time: time of the context, the released code's stabilization level; below 1 the
+            network sees it re-corrupted.
+        independent_time: what the network is told for every frame that is not context; None for
+            the frame's actual time. The paper's text says 0, its released code passes 1.
+        guidance_weight: of partial context guidance; 0 is none.
+        guidance_time: time of the re-corrupted context in guidance; None for the paper's 0.3 (mgm,
+            halton) or 0.9 (the others).
+        guidance_steps: guides this many first steps of a window, at 3 network passes each; None
+            guides all.
         frame_block: frames whose logits exist at one time.
     """
 
@@ -45,14 +62,93 @@ class SamplerConfig:
     noise: str = "none"
     noise_scale: float = 4.5
     transition: str = "exact"
+    remask: str = "rescale"
+    remask_strength: float = 0.05
+    context_time: float = 1.0
+    independent_time: float | None = None
+    guidance_weight: float = 0.0
+    guidance_time: float | None = None
+    guidance_steps: int | None = None
     frame_block: int = 1
 
     def __post_init__(self):
-        """Fills in the number of steps. Raises ValueError for an unknown name."""
+        """Fills in what depends on the sampler. Raises ValueError for an unknown name."""
         if self.name not in SAMPLERS:
             raise ValueError(f"unknown sampler {self.name!r}; choose one of {', '.join(SAMPLERS)}")
         if self.num_steps is None:
             object.__setattr__(self, "num_steps", SAMPLERS[self.name].default_steps)
+        if self.guidance_time is None:
+            object.__setattr__(self, "guidance_time", SAMPLERS[self.name].guidance_time)
+
+    def window_nfe(self, num_steps: int) -> int:
+        """Network passes of a window of that many steps."""
+        if self.guidance_weight == 0.0:
+            return num_steps
+        guided = num_steps if self.guidance_steps is None else min(self.guidance_steps, num_steps)
+        return num_steps + (guidance.PASSES - 1) * guided
+
+
+def plan_rollout(
+    config: SamplerConfig,
+    *,
+    video_length: int,
+    chunk_size: int,
+    context_frames: int,
+    stride: int | None = None,
+    known_frames: int | None = None,
+) -> Plan:
+    """The windows by which a sampler makes a video.
+
+    Args:
+        config: the sampler.
+        video_length: L, frames of the video, context included.
+        chunk_size: k, frames of a window.
+        context_frames: m.
+        stride: s, new frames kept per chunk; None for k - m (rolling: 1).
+        known_frames: frames known at the start, 0 to m; None for m.
+
+    Returns:
+        The plan, for `rollout.rollout`.
+
+    Raises:
+        ValueError: there is no such rollout, naming the reasons.
+    """
+    if stride is None:
+        stride = SAMPLERS[config.name].default_stride(chunk_size, context_frames)
+    request = {
+        "video_length": video_length,
+        "chunk_size": chunk_size,
+        "context_frames": context_frames,
+        "stride": stride,
+        "known_frames": context_frames if known_frames is None else known_frames,
+    }
+    return SAMPLERS[config.name].plan(config, request)
+
+
+def _chunks(config: SamplerConfig, request: dict[str, int]) -> RolloutPlan:
+    return RolloutPlan(nfe_per_chunk=config.window_nfe(config.num_steps), **request)
+
+
+def _pyramid_chunks(config: SamplerConfig, request: dict[str, int]) -> RolloutPlan:
+    num_steps = config.num_steps + request["chunk_size"]
+    return RolloutPlan(nfe_per_chunk=config.window_nfe(num_steps), **request)
+
+
+def _rolling_plan(config: SamplerConfig, request: dict[str, int]) -> RollingPlan:
+    request = dict(request)
+    if request.pop("stride") != 1 or request.pop("known_frames") != request["context_frames"]:
+        raise ValueError(
+            "rolling advances by one frame and starts from its whole context; leave out the "
+            "stride, and to start from nothing set context_frames to 0"
+        )
+    # With impossible frames the plan itself says so.
+    new = max(1, request["chunk_size"] - request["context_frames"])
+    return RollingPlan(
+        start_nfe=config.window_nfe(config.num_steps),
+        shift_nfe=config.window_nfe(-(-config.num_steps // new)),
+        finish_nfe=config.window_nfe(config.num_steps),
+        **request,
+    )
 
 
 def make_window_sampler(
@@ -63,6 +159,7 @@ def make_window_sampler(
     context_frames: int,
     tokens_per_frame: int,
     mask_id: int,
+    backward: bool = False,
 ) -> Callable:
     """Puts a sampler together.
 
@@ -74,62 +171,144 @@ def make_window_sampler(
             does not run on them.
         tokens_per_frame: H times W.
         mask_id: the mask token.
+        backward: the window's frames run from last to first: its context is the video's end.
 
     Returns:
-        `sample(features_fn, logits_fn, keys, tokens, known) -> (tokens, reveal_step)`, with the
-        arrays of `sample_window` and the functions of `make_propose`.
+        `sample(features_fn, logits_fn, keys, tokens, known, stage="chunk") -> (tokens,
+        reveal_step)`, with the arrays of `sample_window` and the functions of `make_propose`. For
+        "rolling", `stage` is one of `rolling.STAGES`, and tokens that are neither known nor
+        `mask_id` were revealed before.
     """
-    times, step_rule = SAMPLERS[config.name].build(
-        config, schedule, chunk_size, (chunk_size - context_frames) * tokens_per_frame
-    )
+    sampler = SAMPLERS[config.name]
+    frames = Frames(chunk_size, context_frames, tokens_per_frame)
+    matrices, step_rule = sampler.build(config, schedule, frames)
 
-    def sample(features_fn, logits_fn, keys: jax.Array, tokens: jax.Array, known: jax.Array):
-        propose = make_propose(
-            features_fn,
-            logits_fn,
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
-            frame_block=config.frame_block,
-            frames=slice(context_frames, None),
+    def sample(features_fn, logits_fn, keys, tokens, known, stage: str = "chunk"):
+        if backward:
+            features_fn = reversed_in_time(features_fn)
+        propose = _make_propose(config, schedule, features_fn, logits_fn, context_frames)
+        revealed = None if stage == "chunk" else ~known & (tokens != mask_id)
+        return sample_window(
+            keys,
+            tokens,
+            known,
+            matrices[stage],
+            propose,
+            step_rule,
+            mask_id=mask_id,
+            revealed=revealed,
         )
-        return sample_window(keys, tokens, known, times, propose, step_rule, mask_id=mask_id)
 
     return sample
 
 
-def _mgm(
-    config: SamplerConfig, schedule: Schedule, num_frames: int, num_unknown: int
-) -> tuple[np.ndarray, StepRule]:
+def _make_propose(
+    config: SamplerConfig, schedule: Schedule, features_fn, logits_fn, context_frames: int
+) -> Propose:
+    """The proposal with its views of the context, guided or not."""
+    settings = {
+        "temperature": config.temperature,
+        "top_k": config.top_k,
+        "top_p": config.top_p,
+        "frame_block": config.frame_block,
+        "frames": slice(context_frames, None),
+    }
+    view = functools.partial(make_view, schedule, independent_time=config.independent_time)
+    full = view(context_time=config.context_time)
+    if config.guidance_weight == 0.0:
+        return make_propose(features_fn, logits_fn, view=full, **settings)
+    return guidance.make_guided_propose(
+        features_fn,
+        logits_fn,
+        view=full,
+        partial_view=view(context_time=config.guidance_time),
+        blank_view=view(context_time=0.0),
+        weight=config.guidance_weight,
+        guided_steps=config.guidance_steps,
+        **settings,
+    )
+
+
+class Frames(NamedTuple):
+    """The window that a sampler is built for.
+
+    Attributes:
+        chunk_size: k.
+        context: frames at its start that are known, m.
+        tokens: tokens of a frame.
+    """
+
+    chunk_size: int
+    context: int
+    tokens: int
+
+
+Built = tuple[dict[str, np.ndarray], StepRule]
+
+
+def _mgm(config: SamplerConfig, schedule: Schedule, frames: Frames) -> Built:
     """Confidence-ordered unmasking; the network is told the time its revealed share belongs to."""
-    fractions = revealed_fractions(num_unknown, config.num_steps, config.counts)
-    times = frame_schedules.matched(fractions, num_frames, schedule)
-    return times, mgm(config.num_steps, config.counts, config.noise, config.noise_scale)
+    unknown = (frames.chunk_size - frames.context) * frames.tokens
+    fractions = revealed_fractions(unknown, config.num_steps, config.counts)
+    times = frame_schedules.matched(fractions, frames.chunk_size, schedule)
+    return {"chunk": times}, mgm(config.num_steps, config.counts, config.noise, config.noise_scale)
 
 
-def _fm(
-    config: SamplerConfig, schedule: Schedule, num_frames: int, num_unknown: int
-) -> tuple[np.ndarray, StepRule]:
+def _halton(config: SamplerConfig, schedule: Schedule, frames: Frames) -> Built:
+    """Low-discrepancy order in every frame; times as for mgm."""
+    fractions = revealed_fractions(frames.tokens, config.num_steps, config.counts)
+    times = frame_schedules.matched(fractions, frames.chunk_size, schedule)
+    return {"chunk": times}, halton(config.num_steps, config.counts)
+
+
+def _fm(config: SamplerConfig, schedule: Schedule, frames: Frames) -> Built:
     """The continuous-time chain, in steps of equal time."""
-    del num_unknown
-    times = frame_schedules.full_sequence(config.num_steps, num_frames)
-    return times, fm(schedule, config.transition)
+    times = frame_schedules.full_sequence(config.num_steps, frames.chunk_size)
+    return {"chunk": times}, fm(schedule, config.transition)
+
+
+def _remdm(config: SamplerConfig, schedule: Schedule, frames: Frames) -> Built:
+    """The chain with remasking."""
+    times = frame_schedules.full_sequence(config.num_steps, frames.chunk_size)
+    return {"chunk": times}, remdm(schedule, config.remask, config.remask_strength)
+
+
+def _pyramid(config: SamplerConfig, schedule: Schedule, frames: Frames) -> Built:
+    """Diffusion Forcing: the chain, every frame a step behind the one before."""
+    times = frame_schedules.pyramid(config.num_steps, frames.chunk_size)
+    return {"chunk": times}, fm(schedule, config.transition)
+
+
+def _rolling(config: SamplerConfig, schedule: Schedule, frames: Frames) -> Built:
+    """Rolling diffusion: the chain, in three stages."""
+    matrices = rolling.rolling_matrices(config.num_steps, frames.chunk_size, frames.context)
+    return matrices, fm(schedule, config.transition)
 
 
 class Sampler(NamedTuple):
     """A row of `SAMPLERS`.
 
     Attributes:
-        build: (config, schedule, frames of a window, unknown tokens of a window) -> (times
-            [S+1, T], step rule).
-        default_steps: S where the config does not say; the paper's number.
+        build: (config, schedule, Frames) -> (times [S+1, T] by stage, step rule). The only stage
+            is "chunk", but for rolling.
+        default_steps: `num_steps` where the config does not say; the paper's number.
+        guidance_time: likewise.
+        plan: (config, the arguments of `plan_rollout`) -> plan.
+        default_stride: (k, m) -> s where nobody says.
     """
 
-    build: Callable[[SamplerConfig, Schedule, int, int], tuple[np.ndarray, StepRule]]
+    build: Callable[[SamplerConfig, Schedule, Frames], Built]
     default_steps: int
+    guidance_time: float
+    plan: Callable[[SamplerConfig, dict[str, int]], Plan] = _chunks
+    default_stride: Callable[[int, int], int] = lambda k, m: k - m
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "mgm": Sampler(_mgm, default_steps=20),
-    "fm": Sampler(_fm, default_steps=250),
+    "mgm": Sampler(_mgm, 20, 0.3),
+    "fm": Sampler(_fm, 250, 0.9),
+    "pyramid": Sampler(_pyramid, 250, 0.9, _pyramid_chunks),
+    "rolling": Sampler(_rolling, 250, 0.9, _rolling_plan, lambda k, m: 1),
+    "remdm": Sampler(_remdm, 20, 0.9),
+    "halton": Sampler(_halton, 20, 0.3),
 }

@@ -5,9 +5,9 @@ step rule (which masked tokens take the proposed value). Step i is
 
     proposal ~ p(x1 | x, t_i),    x <- rule(x, proposal, t_i -> t_{i+1}),
 
-for i = 0..S-1: S proposals, so S network passes. Context is not a special case: it is known tokens,
-in any pattern. A token never changes once it is revealed, so the whole trajectory is one integer
-per token, the step that revealed it.
+for i = 0..S-1: S proposals. Context is not a special case: it is known tokens, in any pattern. A
+revealed token keeps its value (a remasking rule may hide it, never change it), so the whole
+trajectory is one integer per token, the step that revealed it.
 """
 
 from collections.abc import Callable
@@ -22,15 +22,18 @@ KNOWN = -1  # `reveal_step` of tokens that were given
 
 
 class Step(NamedTuple):
-    """Where the loop stands, as a step rule sees it.
+    """Where the loop stands, as a proposal and a step rule see it.
 
     Attributes:
         index: int32 scalar, i.
         num_steps: S, a Python int.
         t: [B, T] frame times before the step.
         s: [B, T] frame times after the step.
-        masked: bool [B, T, H, W], the tokens that are still masked.
-        num_unknown: int32 [B], the number of tokens that were masked before step 0.
+        masked: bool [B, T, H, W], the tokens that are masked now.
+        unknown: bool [B, T, H, W], the tokens that were masked before step 0.
+        known: bool [B, T, H, W], the tokens that were given. Neither known nor unknown are those
+            that an earlier window revealed (`sample_window`'s `revealed`).
+        mask_id: the mask token, a Python int.
     """
 
     index: jax.Array
@@ -38,10 +41,12 @@ class Step(NamedTuple):
     t: jax.Array
     s: jax.Array
     masked: jax.Array
-    num_unknown: jax.Array
+    unknown: jax.Array
+    known: jax.Array
+    mask_id: int
 
 
-Propose = Callable[[jax.Array, jax.Array, jax.Array], Proposal]
+Propose = Callable[[jax.Array, jax.Array, Step], Proposal]
 StepRule = Callable[[jax.Array, jax.Array, Proposal, Step], jax.Array]
 
 
@@ -54,13 +59,12 @@ def sample_window(
     step_rule: StepRule,
     *,
     mask_id: int,
-    context_time: float = 1.0,
+    revealed: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Fills in the unknown tokens of a window.
 
     Known tokens leave as they came, bit for bit. Every rule of this package leaves no token masked
-    when the last row of `times` is 1; a token that a broken rule leaves masked keeps `mask_id` and
-    reveal step S, and `rollout` refuses it.
+    in a frame whose last time is 1; a token that stays masked keeps `mask_id` and reveal step S.
 
     Args:
         keys: [B] typed random keys, one per sample: a sample depends on its own key and tokens
@@ -68,14 +72,17 @@ def sample_window(
         tokens: int32 [B, T, H, W]; the values of unknown tokens are ignored.
         known: bool [B, T, H, W], any pattern.
         times: [S+1, T] frame times (`frame_schedules`), an array or a constant of the trace.
-        propose: (keys [B], x [B, T, H, W], t [B, T]) -> Proposal, called S times.
+        propose: (keys [B], x [B, T, H, W], Step) -> Proposal, called S times.
         step_rule: (keys [B], x, proposal, Step) -> x.
         mask_id: the mask token, K.
-        context_time: the time of frames that are known entirely, in t and in s.
+        revealed: bool [B, T, H, W], tokens that an earlier window has revealed in frames that are
+            still on their way. They stay too, but their frame is no cleaner for them than its time
+            says, whereas a known token is clean beyond it (`views.make_view`).
 
     Returns:
         tokens: int32 [B, T, H, W].
-        reveal_step: int32 [B, T, H, W], the step 0..S-1 that revealed a token; -1 where known.
+        reveal_step: int32 [B, T, H, W], the step 0..S-1 that revealed a token (the last one, if it
+            was masked again between); -1 where known or revealed before.
 
     Raises:
         ValueError: shapes disagree.
@@ -84,26 +91,42 @@ def sample_window(
     """
     num_steps = _check_shapes(keys, tokens, known, times)
     times = jnp.asarray(times, jnp.float32)
-    num_unknown = jnp.sum(~known, axis=(1, 2, 3), dtype=jnp.int32)  # [B]
-    context = jnp.all(known, axis=(2, 3))  # [B, T]
-
-    def frame_times(row):
-        return jnp.where(context, context_time, times[row])  # [B, T]
+    unknown = ~known if revealed is None else ~(known | revealed)
 
     def body(i, carry):
         x, reveal_step = carry
         proposal_keys, rule_keys = _step_keys(keys, i)
-        t, s = frame_times(i), frame_times(i + 1)
         # Not x == mask_id: a known token is never masked, whatever its value.
         masked = reveal_step == num_steps
-        proposal = propose(proposal_keys, x, t)
-        step = Step(i, num_steps, t, s, masked, num_unknown)
-        x = jnp.where(masked, step_rule(rule_keys, x, proposal, step), x)
-        return x, jnp.where(masked & (x != mask_id), i, reveal_step)
+        t, s = (jnp.broadcast_to(times[row], tokens.shape[:2]) for row in (i, i + 1))
+        step = Step(i, num_steps, t, s, masked, unknown, known, mask_id)
+        proposed = step_rule(rule_keys, x, propose(proposal_keys, x, step), step)
+        hidden = unknown & (proposed == mask_id)
+        x = jnp.where(masked | hidden, proposed, x)
+        step_revealed = jnp.where(masked & ~hidden, i, reveal_step)
+        return x, jnp.where(hidden, num_steps, step_revealed)
 
-    start = jnp.where(known, tokens, mask_id).astype(jnp.int32)
-    unrevealed = jnp.where(known, KNOWN, num_steps).astype(jnp.int32)
+    start = jnp.where(unknown, mask_id, tokens).astype(jnp.int32)
+    unrevealed = jnp.where(unknown, num_steps, KNOWN).astype(jnp.int32)
     return jax.lax.fori_loop(0, num_steps, body, (start, unrevealed))
+
+
+def trajectory(
+    tokens: jax.Array, reveal_step: jax.Array, num_revealing: int, *, mask_id: int
+) -> jax.Array:
+    """The window as it stood after some steps of a rule that never masks again.
+
+    Args:
+        tokens: int32 [B, T, H, W], from `sample_window`.
+        reveal_step: int32 [B, T, H, W], likewise.
+        num_revealing: steps taken, 0 for the start.
+        mask_id: the mask token.
+
+    Returns:
+        int32 [B, T, H, W], `mask_id` where a token was not revealed yet. For a remasking rule, a
+        token shows from its last reveal on.
+    """
+    return jnp.where(reveal_step < num_revealing, tokens, mask_id)
 
 
 def _step_keys(keys: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,0 +1,105 @@
+"""Halton step rule: reveal each frame's tokens in a low-discrepancy order.
+
+Tokens that are revealed in the same step are drawn independently of each other, so they should be
+far apart. The points of a two-dimensional Halton sequence (bases 2 and 3) fall evenly over the
+frame however many are taken; a frame's tokens are revealed in the order in which the sequence first
+visits their cells (Besnier et al., Halton Scheduler for Masked Generative Image Transformer,
+arXiv 2503.17076). The order asks for no confidence, so at one token per step it samples the
+network's joint law exactly.
+
+Video adds one thing to the paper: frames are revealed side by side, and in the same order they
+would uncover the same place in all frames at once. Frame f's sequence is therefore rotated, modulo
+the frame, by the f-th point of another low-discrepancy sequence.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from maskflow_jax.sampling.mgm import check_counts, unmask_counts
+from maskflow_jax.sampling.proposal import Proposal
+from maskflow_jax.sampling.window import Step, StepRule
+
+# The two-dimensional Kronecker sequence of the plastic number: f * ROTATION mod 1.
+ROTATION = np.array([0.7548776662466927, 0.5698402909980532])
+
+
+def halton(num_steps: int, counts: str = "arccos") -> StepRule:
+    """The rule of low-discrepancy order.
+
+    Args:
+        num_steps: S, the steps of the frame schedule it runs with.
+        counts: a key of `mgm.COUNTS`, how many of a frame's unknown tokens each step reveals.
+
+    Returns:
+        A rule for `window.sample_window`. It looks at no times and at no confidence.
+
+    Raises:
+        ValueError: num_steps < 1 or the name is unknown; when run, a schedule of other than S
+            steps.
+
+    Source: arXiv 2503.17076.
+    """
+    check_counts(num_steps, counts)
+
+    def step_rule(keys: jax.Array, x: jax.Array, proposal: Proposal, step: Step) -> jax.Array:
+        del keys
+        if step.num_steps != num_steps:
+            raise ValueError(
+                f"halton plans {num_steps} steps, the frame schedule has {step.num_steps}; "
+                "give both the same num_steps"
+            )
+        _, num_frames, height, width = x.shape
+        order = halton_order(num_frames, height, width)  # [T, N], positions
+        unknown = rearrange(step.unknown, "b t h w -> b t (h w)")
+        # The rank of an unknown token is the number of unknown ones up to it in the order.
+        ranks = jnp.cumsum(jnp.take_along_axis(unknown, order[None], axis=2), axis=2)
+        ranks = jnp.take_along_axis(ranks, np.argsort(order, axis=1)[None], axis=2)
+        per_frame = jnp.sum(unknown, axis=2, dtype=jnp.int32)  # [B, T]
+        planned = jnp.cumsum(unmask_counts(per_frame.ravel(), num_steps, counts), axis=1)
+        planned = planned[:, step.index].reshape(per_frame.shape)
+        reached = (ranks <= planned[:, :, None]).reshape(x.shape)
+        return jnp.where(step.masked & reached, proposal.tokens, x)
+
+    return step_rule
+
+
+@functools.cache
+def halton_order(num_frames: int, height: int, width: int) -> np.ndarray:
+    """The order in which each frame's tokens are revealed.
+
+    Args:
+        num_frames: T.
+        height: H, tokens.
+        width: W, tokens.
+
+    Returns:
+        int32 [T, H*W], each row a permutation of the flat positions.
+    """
+    cells, count = height * width, 4 * height * width
+    while True:
+        points = np.stack([_radical_inverse(count, base) for base in (2, 3)], axis=1)
+        rows = [_visits((points + f * ROTATION) % 1.0, height, width) for f in range(num_frames)]
+        if all(len(row) == cells for row in rows):
+            return np.stack(rows).astype(np.int32)
+        count *= 2  # some cell has not been visited yet
+
+
+def _visits(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Flat cells in the order of their first visit by points of the unit square [P, 2]."""
+    cell = np.floor(points * [height, width]).astype(int) @ [width, 1]
+    first = np.unique(cell, return_index=True)[1]
+    return cell[np.sort(first)]
+
+
+def _radical_inverse(count: int, base: int) -> np.ndarray:
+    """Van der Corput's sequence: 1..count with their digits mirrored at the point, float64."""
+    index, value, unit = np.arange(1, count + 1), np.zeros(count), 1.0
+    while index.any():
+        index, digit = np.divmod(index, base)
+        unit /= base
+        value += unit * digit
+    return value

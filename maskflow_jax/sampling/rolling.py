@@ -1,0 +1,122 @@
+"""Rolling diffusion: a window in which every frame is a little further from being finished.
+
+Three stages, each a matrix of times for the one loop (`frame_schedules.rolling_times`):
+
+    start   the w = k - m new frames of the first window go from masked to the rolling state, the
+            j-th to time (w - j - 1) / w;
+    shift   all move on by 1 / w: the first is finished and leaves, the others, moved up by one
+            frame, and a masked one at the end are in the rolling state again; L - k times;
+    finish  the last window goes from the rolling state to clean.
+
+(Ruhe et al., Rolling Diffusion Models, arXiv 2402.09470; in MaskFlow, arXiv 2502.11234, section 5,
+the baseline RDM.)
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from maskflow_jax.sampling.frame_schedules import between, rolling_times
+from maskflow_jax.sampling.rollout import Window
+
+STAGES = ("start", "shift", "finish")
+
+
+def rolling_matrices(num_steps: int, num_frames: int, context_frames: int) -> dict[str, np.ndarray]:
+    """The matrices of the three stages.
+
+    Args:
+        num_steps: passes of the first and of the last stage; a frame that is carried through the
+            whole window gets as many, rounded up to a whole number per shift.
+        num_frames: k.
+        context_frames: m.
+
+    Returns:
+        Times float32 [S+1, k] by stage, with S = num_steps, ceil(num_steps / (k - m)), num_steps.
+
+    Raises:
+        ValueError: num_steps < 1 or no frame is new.
+    """
+    rolling = rolling_times(num_frames, context_frames)
+    clean, new = np.ones(num_frames), num_frames - context_frames
+    masked = np.where(np.arange(num_frames) < context_frames, 1.0, 0.0)
+    shifted = np.concatenate([rolling[: context_frames + 1], rolling[context_frames:-1]])
+    shifted[: context_frames + 1] = 1.0
+    return {
+        "start": between(masked, rolling, num_steps),
+        "shift": between(rolling, shifted, -(-num_steps // new)),
+        "finish": between(rolling, clean, num_steps),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollingPlan:
+    """The windows of a rolling rollout, for `rollout.rollout`.
+
+    Attributes:
+        video_length: L, frames of the finished video, context included.
+        chunk_size: k, frames the network sees at once.
+        context_frames: m, known at the start and context of every window.
+        start_nfe: network passes of the first stage.
+        shift_nfe: of one shift.
+        finish_nfe: of the last stage.
+
+    Raises:
+        ValueError: no rollout has these numbers; the message lists every reason.
+    """
+
+    video_length: int
+    chunk_size: int
+    context_frames: int
+    start_nfe: int
+    shift_nfe: int
+    finish_nfe: int
+
+    def __post_init__(self):
+        length, k, m = self.video_length, self.chunk_size, self.context_frames
+        checks = [
+            (m < 0, f"context {m} < 0; use 0 to generate without context"),
+            (m >= k, f"chunk_size {k}, context {m} >= chunk_size; lower context_frames"),
+            (length <= m, f"context {m} leaves no frame to generate; raise video_length"),
+            (
+                min(self.start_nfe, self.shift_nfe, self.finish_nfe) < 1,
+                "a stage has no network pass; raise num_steps",
+            ),
+        ]
+        problems = [message for wrong, message in checks if wrong]
+        if problems:
+            raise ValueError(f"length {length} cannot be reached: " + "; ".join(problems))
+
+    @property
+    def known_at_start(self) -> int:
+        """Frames that are finished before the first window."""
+        return self.context_frames
+
+    @cached_property
+    def windows(self) -> tuple[Window, ...]:
+        """All windows, in order."""
+        m, new = self.context_frames, self.chunk_size - self.context_frames
+        shifts = max(0, self.video_length - self.chunk_size)
+        start = Window(m, finished=0, carried=new, stage="start")
+        shift = Window(m, finished=1, carried=new - 1, stage="shift")
+        last = min(new, self.video_length - m)
+        return (start, *[shift] * shifts, Window(m, finished=last, stage="finish"))
+
+    @property
+    def num_chunks(self) -> int:
+        """Number of windows sampled."""
+        return len(self.windows)
+
+    @property
+    def nfe(self) -> int:
+        """Network passes for the whole video."""
+        return self.start_nfe + (self.num_chunks - 2) * self.shift_nfe + self.finish_nfe
+
+    def __str__(self) -> str:
+        """One line for logs."""
+        return (
+            f"{self.video_length} frames from {self.context_frames}, rolling through a window of "
+            f"{self.chunk_size} in {self.num_chunks - 2} shifts, NFE {self.start_nfe} + "
+            f"{self.num_chunks - 2} x {self.shift_nfe} + {self.finish_nfe} = {self.nfe}"
+        )
