@@ -11,11 +11,12 @@ from absl import flags
 from safetensors.numpy import load_file
 
 from configs import maze
-from launch import sample, tokenizing, training
+from launch import comparing, sample, tokenizing, training, trajectories
 from launch.rollouts import load_run
 from maskflow_jax import video_io
 from maskflow_jax.data.maze import MazeConfig, maze_videos
 from maskflow_jax.data.token_dataset import read_token_dataset
+from maskflow_jax.evaluation.token_statistics import code_groups
 from maskflow_jax.tokenizers.codec import PRETRAINED, Codec, save_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -176,3 +177,52 @@ def test_tokenizer_program_trains_and_writes_a_codec(tmp_path):
     assert "of codes used" in done.stderr
     assert Codec.load(tmp_path / "codec").config.codebook_size == 64
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_samplers_are_compared_on_the_same_videos(run):
+    loaded = load_run(run)
+    videos = read_token_dataset(run.parent / "data", "test")
+    groups = code_groups(Codec.load("maze").codebook, 8)
+    arena = comparing.Arena(loaded, videos, groups, num_videos=1, factors=(1, 3))
+    labels = ("mgm:stride=1,counts=cosine", "rolling:num_steps=4")
+    contestants = [comparing.parse(label) for label in labels]
+    with tiny.quick_compilation():
+        rows = comparing.compare(arena, contestants)
+    assert [(row["sampler"], row["factor"], row["nfe"]) for row in rows] == [
+        ("real", 1, None),
+        ("real", 3, None),
+        ("mgm:stride=1,counts=cosine", 1, 20),
+        ("mgm:stride=1,counts=cosine", 3, 9 * 20),
+        ("rolling:num_steps=4", 1, 4 + 4),
+        ("rolling:num_steps=4", 3, 4 + 8 * 2 + 4),
+    ]
+    # Two hardly trained samplers are further from the walks than a walk is.
+    by_label = {row["sampler"]: row["spatial"] for row in rows if row["factor"] == 3}
+    assert by_label["real"] < min(by_label[c.label] for c in contestants)
+    table = comparing.as_markdown(rows)
+    assert len(table.splitlines()) == 2 + 3
+    assert all(0 < row["seconds"] < 600 for row in rows if row["nfe"])
+    with pytest.raises(ValueError, match="lower --num_videos"):
+        comparing.Arena(loaded, videos, groups, num_videos=2, factors=(1,))
+    with pytest.raises(ValueError, match="lower --factors"):
+        comparing.Arena(loaded, videos, groups, num_videos=1, factors=(4,))
+    with pytest.raises(ValueError, match="setting=value"):
+        comparing.parse("mgm:fast")
+
+
+def test_the_unmasking_is_drawn_from_grey_to_the_finished_window(run):
+    loaded, codec = load_run(run), Codec.load("maze")
+    context = read_token_dataset(run.parent / "data", "test")[0]["tokens"][:1].astype(np.int32)
+    with tiny.quick_compilation():
+        tokens, steps, num_steps = trajectories.reveal(
+            loaded, comparing.parse("halton:num_steps=3"), context
+        )
+    assert num_steps == 3
+    np.testing.assert_array_equal(tokens[:1], context)
+    images = trajectories.animate(codec, [("row", tokens, steps, num_steps)], num_images=4)
+    first, last = images[0, trajectories.LABEL_HEIGHT :], images[3, trajectories.LABEL_HEIGHT :]
+    width = codec.config.frame_size + trajectories.GAP
+    np.testing.assert_array_equal(first[:, : width - 1], codec.decode(context)[0])
+    assert np.all(first[:, width : 2 * width - 1] == trajectories.GREY)
+    np.testing.assert_array_equal(last[:, width : 2 * width - 1], codec.decode(tokens)[1])
+    np.testing.assert_array_equal(images[-1], images[3])  # holds

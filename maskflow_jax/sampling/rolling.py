@@ -111,7 +111,12 @@ class RollingPlan:
     @property
     def nfe(self) -> int:
         """Network passes for the whole video."""
-        return self.start_nfe + (self.num_chunks - 2) * self.shift_nfe + self.finish_nfe
+        return sum(self.window_nfe(window) for window in self.windows)
+
+    def window_nfe(self, window: Window) -> int:
+        """Network passes of one of the windows."""
+        passes = {"start": self.start_nfe, "shift": self.shift_nfe, "finish": self.finish_nfe}
+        return passes[window.stage]
 
     def __str__(self) -> str:
         """One line for logs."""

@@ -42,6 +42,7 @@ class Plan(Protocol):
 
     video_length: int
     chunk_size: int
+    context_frames: int
 
     @property
     def known_at_start(self) -> int:
@@ -54,6 +55,9 @@ class Plan(Protocol):
     @property
     def nfe(self) -> int:
         """Network passes for the whole video."""
+
+    def window_nfe(self, window: Window) -> int:
+        """Network passes of one of the windows."""
 
 
 # keys [B], tokens int32 [B, k, H, W], known bool [B, k, H, W], Window -> tokens int32 [B, k, H, W].
@@ -137,6 +141,11 @@ class RolloutPlan:
     def nfe(self) -> int:
         """Network passes for the whole video."""
         return self.num_chunks * self.nfe_per_chunk
+
+    def window_nfe(self, window: Window) -> int:
+        """Network passes of one of the windows."""
+        del window  # all alike
+        return self.nfe_per_chunk
 
     def __str__(self) -> str:
         """One line for logs."""

@@ -100,6 +100,11 @@ class Codec:
         params = unflatten_parameters(flat, config, source=str(weights))
         return cls(config, params, name=directory.name, sha256=digest, **kwargs)
 
+    @property
+    def codebook(self) -> np.ndarray:
+        """The code vectors, float32 [K, C]."""
+        return np.asarray(self._params["codebook"])
+
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Encodes frames.
 

@@ -1,0 +1,114 @@
+"""The unmasking of a window as a video: which token a sampler reveals at which step."""
+
+import jax
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from PIL import Image, ImageDraw
+
+from launch.comparing import Contestant
+from launch.rollouts import Run
+from maskflow_jax.sampling.samplers import make_window_sampler
+from maskflow_jax.sampling.window import trajectory
+from maskflow_jax.tokenizers.codec import Codec
+from maskflow_jax.training import experiment
+
+GREY = 96  # of masked tokens
+LABEL_HEIGHT = 14  # pixels
+GAP = 1  # pixels between frames
+HOLD = 0.25  # of the animation's length, the finished window stands still
+
+
+def reveal(
+    run: Run, contestant: Contestant, context: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Samples one window.
+
+    Args:
+        run: the trained run.
+        contestant: the sampler; its stride is not looked at.
+        context: tokens int32 [m, h, w].
+
+    Returns:
+        tokens int32 [k, h, w], reveal_step int32 [k, h, w], and the number of steps.
+
+    Raises:
+        ValueError: for rolling, which has no window of its own.
+    """
+    if contestant.sampler.name == "rolling":
+        raise ValueError("rolling fills no window by itself; show another sampler")
+    chunk_size, known_frames = run.config["data"]["clip_frames"], len(context)
+    shape = (1, chunk_size, *context.shape[1:])
+    tokens = np.full(shape, run.mask_id, np.int32)
+    tokens[0, :known_frames] = context
+    known = np.broadcast_to(np.arange(chunk_size)[:, None, None] < known_frames, shape)
+    sample = make_window_sampler(
+        contestant.sampler,
+        experiment.make_flow(run.config).schedule,
+        chunk_size=chunk_size,
+        context_frames=known_frames,
+        tokens_per_frame=shape[2] * shape[3],
+        mask_id=run.mask_id,
+    )
+
+    @jax.jit
+    def sample_one(params, tokens, known):
+        model = nnx.merge(run.graphdef, params)
+        keys = jax.random.split(jax.random.key(0), 1)
+        return sample(model.features, model.logits, keys, tokens, known)
+
+    sampled, steps = sample_one(run.params, tokens, known)
+    return np.asarray(sampled[0]), np.asarray(steps[0]), 1 + int(np.max(steps))
+
+
+def animate(
+    codec: Codec,
+    rows: list[tuple[str, np.ndarray, np.ndarray, int]],
+    *,
+    num_images: int = 40,
+    upscale: int = 1,
+) -> np.ndarray:
+    """Draws windows side by side in their progress from masked to clean.
+
+    The finished frames are uncovered token by token; masked tokens are grey.
+
+    Args:
+        codec: decodes.
+        rows: (label, tokens [k, h, w], reveal_step [k, h, w], steps) of each window.
+        num_images: images from the first step to the last.
+        upscale: whole factor of size.
+
+    Returns:
+        uint8 [F, H, W, 3], a row per window and a column per frame.
+    """
+    decoded = [codec.decode(tokens) for _, tokens, _, _ in rows]
+    progress = np.concatenate([np.linspace(0, 1, num_images), np.ones(round(HOLD * num_images))])
+    images = []
+    for share in progress:
+        parts = []
+        for (label, tokens, steps, num_steps), frames in zip(rows, decoded, strict=True):
+            seen = trajectory(tokens, steps, round(share * num_steps), mask_id=-1) >= 0
+            row = _enlarge(_cover(frames, np.asarray(seen)), upscale)
+            parts += [_label(label, row.shape[1]), row]
+        images.append(np.concatenate(parts))
+    return np.stack(images)
+
+
+def _cover(frames: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Frames [k, S, S, 3] beside each other [S, k (S + GAP), 3], unseen tokens grey."""
+    cell = frames.shape[1] // seen.shape[1]
+    visible = seen.repeat(cell, axis=1).repeat(cell, axis=2)[..., None]
+    covered = np.where(visible, frames, GREY)
+    apart = np.pad(covered, [(0, 0), (0, 0), (0, GAP), (0, 0)], constant_values=255)
+    return rearrange(apart, "k h w c -> h (k w) c").astype(np.uint8)
+
+
+def _enlarge(image: np.ndarray, factor: int) -> np.ndarray:
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _label(text: str, width: int) -> np.ndarray:
+    """A strip with a line of text, uint8 [LABEL_HEIGHT, width, 3]."""
+    strip = Image.new("RGB", (width, LABEL_HEIGHT), "white")
+    ImageDraw.Draw(strip).text((2, 1), text, fill="black")
+    return np.asarray(strip)
