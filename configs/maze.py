@@ -4,15 +4,15 @@
     python -m launch.train --config=configs/maze.py --workdir=runs/maze
 
 Arguments follow a colon, separated by commas: `configs/maze.py:smoke` trains for seconds,
-`configs/maze.py:constant` is the constant-masking baseline, `demo` and `demo_smoke` are what
-`launch.demo` trains; README.md has that model's figures. The full run below is meant for an
-accelerator and has not been measured yet.
+`configs/maze.py:constant` is the constant-masking baseline, `time_independent` a network that is
+not told the time, `demo` and `demo_smoke` are what `launch.demo` trains; README.md has that model's
+figures. The full run below is meant for an accelerator and has not been measured yet.
 """
 
 import ml_collections
 from ml_collections import config_dict
 
-ARGUMENTS = ("constant", "demo", "demo_smoke", "smoke")
+ARGUMENTS = ("constant", "demo", "demo_smoke", "smoke", "time_independent")
 
 
 def get_config(arguments: str = "") -> ml_collections.ConfigDict:
@@ -42,7 +42,7 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.model.width = 256
     config.model.num_heads = 4
     config.model.patch_size = 2
-    config.model.time_conditioning = True
+    config.model.time_conditioning = "time_independent" not in chosen
     config.model.dtype = "float32"
     config.model.remat = "dots"
 
@@ -87,6 +87,13 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
         "noise": "linear",  # without it, the most confident first drifts to flat walls
         "noise_scale": 4.5,
         "transition": "exact",
+        "remask": "rescale",
+        "remask_strength": 0.05,
+        "context_time": 1.0,
+        "independent_time": config_dict.placeholder(float),  # the frames' actual times
+        "guidance_weight": 0.0,
+        "guidance_time": config_dict.placeholder(float),  # the paper's number
+        "guidance_steps": config_dict.placeholder(int),  # all
         "frame_block": 4,
     }
 

@@ -30,6 +30,11 @@ def write_dataset(data: Mapping, *, overwrite: bool = False) -> None:
     """Renders, encodes and writes what the `data` section of a config asks for."""
     source = dict(data["source"])
     keys = {"name", "num_videos", "num_frames", "fps", "seed"}
+    if "name" not in source:
+        raise ValueError(
+            f"data.source names nothing to render: {data['directory']} is not made by this program "
+            "but by the commands in the config's docstring, such as launch.import_hdf5"
+        )
     if source.keys() != keys:
         raise ValueError(f"data.source has {sorted(source)}; it takes {sorted(keys)}")
     if source["name"] != "maze":

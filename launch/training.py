@@ -93,15 +93,17 @@ def train_from_config(settings: dict, workdir: Path) -> bool:
 
 
 def _check_source(directory: str, made_from: dict, asked_for: dict) -> None:
-    """Raises ValueError if a dataset says that it was made from something else than the config."""
-    names = sorted(made_from.keys() | asked_for.keys())
+    """Raises ValueError if a dataset says that it was made from something else than the config.
+
+    A config lists what matters to it; of an imported dataset that may be the frame rate alone.
+    """
     differences = [
         f"{name} is {made_from.get(name)!r} there and {asked_for.get(name)!r} in data.source"
-        for name in names
+        for name in sorted(asked_for)
         if made_from.get(name) != asked_for.get(name)
     ]
     if made_from and differences:
         raise ValueError(
             f"the dataset in {directory} was made with other settings: {'; '.join(differences)}; "
-            "set data.source to its settings, or run launch.tokenize_videos with --overwrite"
+            "set data.source to its settings, or make it again with --overwrite"
         )

@@ -1,7 +1,13 @@
 """What several test files share."""
 
+import jax
 import pytest
 import tiny
+
+CACHE = {
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
 
 
 @pytest.fixture(scope="session")
@@ -9,7 +15,20 @@ def world(tmp_path_factory):
     return tiny.World(tmp_path_factory.mktemp("world") / "data")
 
 
+@pytest.fixture(scope="module")
+def compilation_cache(tmp_path_factory):
+    """Compiles a program once for all tests of a module; the value is for other processes."""
+    directory = str(tmp_path_factory.mktemp("cache"))
+    settings = CACHE | {"jax_compilation_cache_dir": directory}
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield {name.upper(): str(value) for name, value in settings.items()}
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
 def pytest_collection_modifyitems(items):
     """Starts the files that run whole programs first, so that two processes end together."""
-    slow = ("test_programs", "test_train")
+    slow = ("test_programs", "test_train", "test_importing", "test_configs")
     items.sort(key=lambda item: item.path.stem not in slow)

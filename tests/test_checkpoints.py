@@ -130,6 +130,35 @@ def test_reading_the_average_moves_nothing(saved):
     assert sorted(saved.rglob("*")) == files
 
 
+def test_both_weights_without_the_optimiser(saved):
+    files, shapes = sorted(saved.rglob("*")), abstract(make_state(0)["params"])
+    checkpoints = Checkpoints(saved)
+    step, params, ema_params = checkpoints.restore_weights(shapes)
+    checkpoints.close()
+    assert step == 3
+    assert_same(host_copy(params), host_copy(make_state(3)["params"]))
+    assert_same(host_copy(ema_params), host_copy(make_state(3)["ema_params"]))
+    assert sorted(saved.rglob("*")) == files
+    with pytest.raises(CheckpointError, match=r"no complete checkpoint"):
+        Checkpoints(saved / "none").restore_weights(shapes)
+
+
+def test_imported_weights_start_the_data_from_its_beginning(tmp_path, world):
+    checkpoints, batches = Checkpoints(tmp_path, keep=3), world.batches()
+    checkpoints.save_imported(make_state(4), CONFIG, {"file": "w.pt"})
+    next(batches)
+    checkpoints.save(make_state(5), batches, CONFIG)
+    checkpoints.close()
+    assert json.loads((tmp_path / "checkpoints/4/imported/metadata").read_text())["file"] == "w.pt"
+    assert restore(tmp_path, world)[1] == 1
+    DAMAGES["no average"](tmp_path / "checkpoints" / "5")  # after its data position was read
+    state, position = restore(tmp_path, world)
+    assert (int(state["step"]), position) == (4, 0)
+    shutil.rmtree(tmp_path / "checkpoints" / "4" / "imported")
+    with pytest.raises(CheckpointError, match="step 4"):
+        restore(tmp_path, world)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_falls_back_to_the_last_readable_one(saved, world, caplog, damage):
     DAMAGES[damage](saved / "checkpoints" / "3")

@@ -14,8 +14,11 @@ from configs import maze
 from maskflow_jax.flow.frame_times import FRAME_TIMES
 from maskflow_jax.training import experiment
 
+PAPER = ["", "smoke", "constant", "smoke,time_independent", "constant,time_independent"]
 CONFIGS = {
-    "maze": ["", "smoke", "constant", "smoke,constant", "demo", "demo_smoke"],
+    "dmlab": PAPER,
+    "faceforensics": PAPER,
+    "maze": [*PAPER, "demo", "demo_smoke"],
     "maze_tokenizer": ["", "smoke"],
 }
 

@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "models": set(),
     "tokenizers": set(),
     "sharding": set(),
+    "torch_files": set(),
     "video_io": set(),
     "data": {"video_io"},
     "sampling": {"flow"},

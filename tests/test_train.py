@@ -11,78 +11,30 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from flax import nnx
-from tiny import TOKENIZER, assert_same, host_copy, write_videos
+from tiny import (
+    CHANGES,
+    TOKENIZER,
+    assert_same,
+    host_copy,
+    settings_of,
+    write_videos,
+    write_world,
+)
 
-from configs import maze
 from launch import training
-from maskflow_jax.tokenizers.codec import Codec, save_tokenizer
-from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
 from maskflow_jax.training.loop import NonFiniteLossError
 from maskflow_jax.video_io import read_video
 
 ROOT = Path(__file__).parents[1]
-CODEC = VQGANConfig(
-    frame_size=8,
-    base_width=4,
-    width_multipliers=(1, 2),
-    num_res_blocks=1,
-    attention_resolutions=(),
-    z_channels=4,
-    embed_dim=4,
-    codebook_size=8,
-    norm_groups=2,
-)
-CACHE = {
-    "jax_persistent_cache_min_compile_time_secs": 0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """All runs here are one program: compile it once, also for the processes."""
-    directory = str(tmp_path_factory.mktemp("cache"))
-    settings = CACHE | {"jax_compilation_cache_dir": directory}
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield {name.upper(): str(value) for name, value in settings.items()}
-    for name, value in before.items():
-        jax.config.update(name, value)
+pytestmark = pytest.mark.usefixtures("compilation_cache")  # all runs here are one program
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     """A codec that was never trained, and a dataset that says it is the codec's."""
     directory = tmp_path_factory.mktemp("shared")
-    params = nnx.to_pure_dict(nnx.state(VQGAN(CODEC, nnx.Rngs(0))))
-    save_tokenizer(directory / "codec", CODEC, params)
-    write_videos(directory / "data", tokenizer=Codec.load(directory / "codec").identity)
+    write_world(directory)
     return directory
-
-
-CHANGES = {
-    "data.batch_size": 4,
-    "data.clip_frames": 4,
-    "model.width": 16,
-    "run.num_steps": 6,
-    "run.log_every": 1,
-    "run.eval_every": 1000,
-    "run.hook_every": 1000,
-    "run.checkpoint_every": 1000,
-}
-
-
-def settings_of(shared, **changes):
-    """The smoke config on the small world; `run__num_steps=3` changes a setting."""
-    config = maze.get_config("smoke")
-    changes = CHANGES | {name.replace("__", "."): value for name, value in changes.items()}
-    with config.unlocked():
-        config.update_from_flattened_dict(
-            {"data.directory": f"{shared}/data", "data.codec": f"{shared}/codec", **changes}
-        )
-    return config.to_dict()
 
 
 class Watch:

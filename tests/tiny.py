@@ -7,11 +7,15 @@ from unittest import mock
 
 import jax
 import numpy as np
+from flax import nnx
 from laws import quick_jit
 
+from configs import maze
 from maskflow_jax import sharding
 from maskflow_jax.data.pipeline import clip_batches
 from maskflow_jax.data.token_dataset import read_token_dataset, write_token_dataset
+from maskflow_jax.tokenizers.codec import Codec, save_tokenizer
+from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
 from maskflow_jax.training import experiment
 from maskflow_jax.training.optimizer import OptimizerConfig, make_optimizer
 from maskflow_jax.training.state import init_state
@@ -25,6 +29,28 @@ TOKENIZER = {
     "frame_size": 8,
 }
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, ema_decay=0.9)
+CODEC = VQGANConfig(
+    frame_size=8,
+    base_width=4,
+    width_multipliers=(1, 2),
+    num_res_blocks=1,
+    attention_resolutions=(),
+    z_channels=4,
+    embed_dim=4,
+    codebook_size=8,
+    norm_groups=2,
+)
+# Of the maze's smoke config, for the programs.
+CHANGES = {
+    "data.batch_size": 4,
+    "data.clip_frames": 4,
+    "model.width": 16,
+    "run.num_steps": 6,
+    "run.log_every": 1,
+    "run.eval_every": 1000,
+    "run.hook_every": 1000,
+    "run.checkpoint_every": 1000,
+}
 
 
 def resolved_config(**changes):
@@ -62,6 +88,33 @@ def write_videos(directory, *, train=5, test=3, tokenizer=TOKENIZER):
 
     splits = {"train": still_videos("train", train, 0), "test": still_videos("test", test, 1)}
     write_token_dataset(directory, splits, tokenizer=tokenizer)
+
+
+def random_params(build, *, seed=0, scale=1.0):
+    """Normal parameters for the module that `build` makes, none of them zero; compiles nothing."""
+    shapes = nnx.eval_shape(lambda: nnx.to_pure_dict(nnx.state(build())))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: np.float32(scale) * rng.normal(size=x.shape).astype(x.dtype), shapes
+    )
+
+
+def write_world(directory):
+    """A codec that was never trained, and a dataset that says it is the codec's."""
+    params = random_params(lambda: VQGAN(CODEC, nnx.Rngs(0)), scale=0.3)
+    save_tokenizer(directory / "codec", CODEC, params)
+    write_videos(directory / "data", tokenizer=Codec.load(directory / "codec").identity)
+
+
+def settings_of(world, **changes):
+    """The smoke config on `write_world(world)`; `run__num_steps=3` changes a setting."""
+    config = maze.get_config("smoke")
+    changes = CHANGES | {name.replace("__", "."): value for name, value in changes.items()}
+    with config.unlocked():
+        config.update_from_flattened_dict(
+            {"data.directory": f"{world}/data", "data.codec": f"{world}/codec", **changes}
+        )
+    return config.to_dict()
 
 
 def quick_compilation():

@@ -1,29 +1,41 @@
-"""Released torch checkpoints as parameters of `Latte`: one table of names and layouts.
+"""Released torch checkpoints as parameters of `Latte`, and back: one table, read in both ways.
 
 Block 2i of a checkpoint is pair i's spatial block, block 2i + 1 its temporal one; here all pairs
 are stacked along a leading axis. The released models also predict the mask token, as their last
-class, which nothing ever uses: its row of the head is dropped.
+class, which nothing ever uses: its row of the head is dropped on the way in. On the way out it gets
+zero weight and the bias `MASK_BIAS`, so that softmax gives it probability 0 and a model in torch
+never draws it. Checkpoints also store their fixed tables of positions, which are computed here: on
+the way in they are compared, on the way out written.
+
+The names and shapes that a config asks for are those that `to_torch` would write.
 """
 
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
 import einops
+import jax
 import numpy as np
+from flax import nnx
 
-from maskflow_jax.models.latte import LatteConfig
+from maskflow_jax.models import layers
+from maskflow_jax.models.latte import VARIANTS, Latte, LatteConfig
 
-# torch name -> (path of the parameter, layout)
+# torch name -> (path of the parameter, axes in torch, axes here)
 OUTER = {
-    "vocab_embedding.weight": ("token_embedding.embedding", "same"),
-    "x_embedder.proj.weight": ("patch_projection.kernel", "patch"),
-    "x_embedder.proj.bias": ("patch_projection.bias", "same"),
-    "t_embedder.mlp.0.weight": ("time_embedding.fc1.kernel", "linear"),
-    "t_embedder.mlp.0.bias": ("time_embedding.fc1.bias", "same"),
-    "t_embedder.mlp.2.weight": ("time_embedding.fc2.kernel", "linear"),
-    "t_embedder.mlp.2.bias": ("time_embedding.fc2.bias", "same"),
-    "final_layer.adaLN_modulation.1.weight": ("final_modulation.kernel", "linear"),
-    "final_layer.adaLN_modulation.1.bias": ("final_modulation.bias", "same"),
-    "final_layer.linear.weight": ("head.kernel", "head"),
-    "final_layer.linear.bias": ("head.bias", "head"),
+    "vocab_embedding.weight": ("token_embedding.embedding", "k c", "k c"),
+    "x_embedder.proj.weight": ("patch_projection.kernel", "d c p q", "(p q c) d"),
+    "x_embedder.proj.bias": ("patch_projection.bias", "d", "d"),
+    "t_embedder.mlp.0.weight": ("time_embedding.fc1.kernel", "o i", "i o"),
+    "t_embedder.mlp.0.bias": ("time_embedding.fc1.bias", "o", "o"),
+    "t_embedder.mlp.2.weight": ("time_embedding.fc2.kernel", "o i", "i o"),
+    "t_embedder.mlp.2.bias": ("time_embedding.fc2.bias", "o", "o"),
+    "final_layer.adaLN_modulation.1.weight": ("final_modulation.kernel", "o i", "i o"),
+    "final_layer.adaLN_modulation.1.bias": ("final_modulation.bias", "o", "o"),
+    "final_layer.linear.weight": ("head.kernel", "o i", "i o"),
+    "final_layer.linear.bias": ("head.bias", "o", "o"),
 }
+# The linears of a block, as parts of names.
 BLOCK = {
     "attn.qkv": "attention.qkv",
     "attn.proj": "attention.proj",
@@ -31,11 +43,23 @@ BLOCK = {
     "mlp.fc2": "mlp.fc2",
     "adaLN_modulation.1": "modulation",
 }
-# Fixed sin-cos tables, stored in checkpoints but computed here.
-IGNORED = ("pos_embed", "temp_embed")
+# The fixed tables of positions: of patches [1, N, D] and of frames [1, T, D].
+TABLES = ("pos_embed", "temp_embed")
+# Probability 0 in every float type, within float16's range, and finite: -inf times 0 is NaN.
+MASK_BIAS = -1e4
 
 
-def from_torch(state_dict: dict[str, np.ndarray], config: LatteConfig) -> dict:
+class _Row(NamedTuple):
+    """A torch parameter: its name, our path, its pair (None: no block), axes there, axes here."""
+
+    name: str
+    path: str
+    pair: int | None
+    torch_axes: str
+    axes: str
+
+
+def from_torch(state_dict: Mapping[str, np.ndarray], config: LatteConfig) -> dict:
     """Converts a torch state dict of a released model.
 
     Args:
@@ -46,80 +70,161 @@ def from_torch(state_dict: dict[str, np.ndarray], config: LatteConfig) -> dict:
         The nested parameter dict of `Latte(config)`, float32.
 
     Raises:
-        ValueError: with all missing, unexpected and mis-shaped names at once.
+        ValueError: with all missing, unexpected and mis-shaped names at once, and with what the
+            checkpoint seems to be if that is not what the config says.
     """
-    shapes = _torch_shapes(config)
+    if problems := _problems(state_dict, config):
+        heading = f"the checkpoint does not fit the model{_explain(state_dict, config)}:"
+        raise ValueError("\n  ".join([heading, *problems]))
+    flat: dict[str, Any] = {}
+    for row in _rows(config.depth):
+        array = np.asarray(state_dict[row.name], np.float32)
+        array = einops.rearrange(array, f"{row.torch_axes} -> {row.axes}")
+        if row.path.startswith("head."):
+            array = _by_class(array, config.codebook_size + 1)[..., :-1]
+            array = einops.rearrange(array, "... pq k -> ... (pq k)")
+        if row.pair is None:
+            flat[row.path] = array
+        else:
+            flat.setdefault(row.path, []).append(array)
+    stacked = {path: np.stack(x) if isinstance(x, list) else x for path, x in flat.items()}
+    return nnx.traversals.unflatten_mapping({tuple(p.split(".")): x for p, x in stacked.items()})
+
+
+def to_torch(
+    params: Mapping[str, Any],
+    config: LatteConfig,
+    *,
+    grid_size: int | None = None,
+    num_frames: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Converts parameters to the state dict that the released code loads; undoes `from_torch`.
+
+    Args:
+        params: the nested parameter dict of `Latte(config)`.
+        config: the model.
+        grid_size: tokens along a side of a frame, for the stored table of patch positions. Without
+            it the table is left out, and torch must load the rest with `strict=False`.
+        num_frames: frames of the training window, for the table of frame positions, likewise.
+
+    Returns:
+        torch names to float32 arrays, some of them views of the parameters.
+    """
+    arrays = {name: np.asarray(x) for name, x in _parameters_to_torch(params, config).items()}
+    if grid_size is not None:
+        positions = layers.sincos_2d(grid_size // config.patch_size, config.width)
+        arrays["pos_embed"] = positions[None].astype(np.float32)
+    if num_frames is not None:
+        positions = layers.sincos_1d(np.arange(num_frames), config.width)
+        arrays["temp_embed"] = positions[None].astype(np.float32)
+    return arrays
+
+
+def sizes_from_torch(state_dict: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Reads the sizes of a model off the shapes of its parameters.
+
+    The number of heads leaves no trace in shapes; a variant's name decides it.
+
+    Args:
+        state_dict: torch parameter names to arrays.
+
+    Returns:
+        Those of `depth`, `width`, `patch_size`, `codebook_size`, `grid_size` (tokens along a side
+        of a frame) and `num_frames` (of the training window) whose parameters are there.
+    """
+    shapes = {name: tuple(array.shape) for name, array in state_dict.items()}
+    blocks = [int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")]
+    sizes = {"depth": max(blocks) + 1} if blocks else {}
+    if len(patch := shapes.get("x_embedder.proj.weight", ())) == 4:
+        sizes |= {"width": patch[0], "patch_size": patch[2]}
+    if "vocab_embedding.weight" in shapes:
+        sizes["codebook_size"] = shapes["vocab_embedding.weight"][0] - 1
+    if len(table := shapes.get("pos_embed", ())) == 3 and "patch_size" in sizes:
+        sizes["grid_size"] = round(table[1] ** 0.5) * sizes["patch_size"]
+    if len(table := shapes.get("temp_embed", ())) == 3:
+        sizes["num_frames"] = table[1]
+    return sizes
+
+
+def _rows(depth: int) -> Iterator[_Row]:
+    """The whole table for a depth, the pairs of a path in order."""
+    for name, (path, torch_axes, axes) in OUTER.items():
+        yield _Row(name, path, None, torch_axes, axes)
+    for index in range(depth):
+        pair, kind = index // 2, ("spatial", "temporal")[index % 2]
+        for name, part in BLOCK.items():
+            path = f"blocks.{kind}.{part}"
+            yield _Row(f"blocks.{index}.{name}.weight", f"{path}.kernel", pair, "o i", "i o")
+            yield _Row(f"blocks.{index}.{name}.bias", f"{path}.bias", pair, "o", "o")
+
+
+def _parameters_to_torch(params: Mapping[str, Any], config: LatteConfig) -> dict[str, Any]:
+    """Names to arrays under the released names; NumPy, or JAX where `params` is traced."""
+    flat = {".".join(p): x for p, x in nnx.traversals.flatten_mapping(params).items()}
+    sizes = {"p": config.patch_size, "q": config.patch_size}
+    arrays = {}
+    for row in _rows(config.depth):
+        array = flat[row.path] if row.pair is None else flat[row.path][row.pair]
+        if row.path.startswith("head."):
+            xp, classes = array.__array_namespace__(), _by_class(array, config.codebook_size)
+            fill = 0.0 if row.path.endswith("kernel") else MASK_BIAS
+            mask_class = xp.full((*classes.shape[:-1], 1), fill, dtype=array.dtype)
+            classes = xp.concat([classes, mask_class], axis=-1)
+            array = einops.rearrange(classes, "... pq k -> ... (pq k)")
+        known = {name: size for name, size in sizes.items() if name in row.torch_axes.split()}
+        arrays[row.name] = einops.rearrange(array, f"{row.axes} -> {row.torch_axes}", **known)
+    return arrays
+
+
+def _by_class(head: Any, num_classes: int) -> Any:
+    return einops.rearrange(head, "... (pq k) -> ... pq k", k=num_classes)
+
+
+def _problems(state_dict: Mapping[str, np.ndarray], config: LatteConfig) -> list[str]:
+    """All that keeps a state dict from being the config's."""
+    abstract = nnx.eval_shape(lambda: nnx.to_pure_dict(nnx.state(Latte(config, nnx.Rngs(0)))))
+    wanted = jax.eval_shape(lambda params: _parameters_to_torch(params, config), abstract)
+    shapes = {name: leaf.shape for name, leaf in wanted.items()}
     problems = [f"missing {name}" for name in shapes if name not in state_dict]
     problems += [
         f"unexpected {name}"
         for name in sorted(state_dict.keys() - shapes.keys())
-        if name not in IGNORED
+        if name not in TABLES
     ]
     problems += [
-        f"{name} has shape {state_dict[name].shape}, the config asks for {shape}"
+        f"{name} has shape {tuple(state_dict[name].shape)}, the config asks for {shape}"
         for name, shape in shapes.items()
-        if name in state_dict and state_dict[name].shape != shape
+        if name in state_dict and tuple(state_dict[name].shape) != shape
     ]
-    if problems:
-        raise ValueError("the checkpoint does not fit the model:\n  " + "\n  ".join(problems))
-    arrays = {name: np.asarray(state_dict[name], np.float32) for name in shapes}
-    flat = {path: _to_jax(arrays[name], layout, config) for name, (path, layout) in OUTER.items()}
-    for torch_name, path in BLOCK.items():
-        for kind, first in (("spatial", 0), ("temporal", 1)):
-            names = [f"blocks.{i}.{torch_name}" for i in range(first, config.depth, 2)]
-            prefix = f"blocks.{kind}.{path}"
-            flat[f"{prefix}.kernel"] = np.stack([arrays[f"{name}.weight"].T for name in names])
-            flat[f"{prefix}.bias"] = np.stack([arrays[f"{name}.bias"] for name in names])
-    return _nest(flat)
+    return problems or [
+        f"{name} is not the sine-cosine table that belongs to the model and is computed here"
+        for name in TABLES
+        if name in state_dict and not _is_table(name, state_dict[name], config.width)
+    ]
 
 
-def _to_jax(array: np.ndarray, layout: str, config: LatteConfig) -> np.ndarray:
-    if layout == "linear":
-        return array.T
-    if layout == "patch":
-        return einops.rearrange(array, "d c p q -> (p q c) d")
-    if layout == "head":
-        by_class = einops.rearrange(array, "(pq k) ... -> pq k ...", k=config.codebook_size + 1)[
-            :, :-1
-        ]
-        merged = einops.rearrange(by_class, "pq k ... -> (pq k) ...")
-        return merged.T
-    return array
+def _is_table(name: str, stored: np.ndarray, width: int) -> bool:
+    """Whether a stored table of positions is, up to its length, the one that is computed here."""
+    if stored.ndim != 3:
+        return False
+    length = stored.shape[1]
+    if name == "pos_embed":
+        table = layers.sincos_2d(round(length**0.5), width)
+    else:
+        table = layers.sincos_1d(np.arange(length), width)
+    return stored.shape == (1, *table.shape) and np.allclose(stored[0], table, atol=1e-4)
 
 
-def _torch_shapes(config: LatteConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a released state dict, the fixed tables left out."""
-    width, hidden = config.width, config.mlp_ratio * config.width
-    classes, patch = config.codebook_size + 1, config.patch_size
-    linears = {
-        "t_embedder.mlp.0": (width, 256),
-        "t_embedder.mlp.2": (width, width),
-        "final_layer.adaLN_modulation.1": (2 * width, width),
-        "final_layer.linear": (patch**2 * classes, width),
-    }
-    for index in range(config.depth):
-        linears |= {
-            f"blocks.{index}.attn.qkv": (3 * width, width),
-            f"blocks.{index}.attn.proj": (width, width),
-            f"blocks.{index}.mlp.fc1": (hidden, width),
-            f"blocks.{index}.mlp.fc2": (width, hidden),
-            f"blocks.{index}.adaLN_modulation.1": (6 * width, width),
-        }
-    shapes = {f"{name}.weight": shape for name, shape in linears.items()}
-    shapes |= {f"{name}.bias": shape[:1] for name, shape in linears.items()}
-    return shapes | {
-        "vocab_embedding.weight": (classes, width // 2),
-        "x_embedder.proj.weight": (width, width // 2, patch, patch),
-        "x_embedder.proj.bias": (width,),
-    }
-
-
-def _nest(flat: dict[str, np.ndarray]) -> dict:
-    nested: dict = {}
-    for path, array in flat.items():
-        *parents, leaf = path.split(".")
-        level = nested
-        for parent in parents:
-            level = level.setdefault(parent, {})
-        level[leaf] = array
-    return nested
+def _explain(state_dict: Mapping[str, np.ndarray], config: LatteConfig) -> str:
+    """Says what a checkpoint is, if its sizes are not the config's."""
+    found = sizes_from_torch(state_dict)
+    differ = {name: getattr(config, name) for name in found if hasattr(config, name)}
+    differ = {name: size for name, size in differ.items() if size != found[name]}
+    if not differ:
+        return ""
+    sizes = ", ".join(f"{name} {found[name]}" for name in found if hasattr(config, name))
+    shape = (found.get("depth"), found.get("width"))
+    names = [name for name, size in VARIANTS.items() if (size["depth"], size["width"]) == shape]
+    variant = f" ({names[0]}/{found['patch_size']})" if names and "patch_size" in found else ""
+    says = ", ".join(f"{name} {size}" for name, size in differ.items())
+    return f" (the checkpoint has {sizes}{variant}; the config says {says})"

@@ -2,8 +2,10 @@
 
 A checkpoint has four items, so that each reader takes what it needs: `train_state` (step,
 parameters, optimiser), `ema_params` (all that sampling reads), `data` (the position in the data)
-and `config` (the resolved settings). Orbax writes a step under a temporary name and renames it when
-it is whole; a step that is whole but cannot be read is set aside and the one before is used.
+and `config` (the resolved settings). Imported weights have no position in the data: in its place
+stands the item `imported`, which says where they come from, so that a missing position is damage
+elsewhere. Orbax writes a step under a temporary name and renames it when it is whole; a step that
+is whole but cannot be read is set aside and the one before is used.
 """
 
 import shutil
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from grain import checkpoint as grain_checkpoint
@@ -59,13 +62,29 @@ class Checkpoints:
         Raises:
             CheckpointError: if this save or the one before failed, a full disk for instance.
         """
+        self._save(state, config, data=grain_checkpoint.CheckpointSave(data))
+
+    def save_imported(self, state: TrainState, config: dict, origin: dict) -> None:
+        """Saves weights from elsewhere; a run goes on from them with its data at the beginning.
+
+        Args:
+            state: the train state.
+            config: the resolved settings, JSON values only.
+            origin: where the weights come from, JSON values only.
+
+        Raises:
+            CheckpointError: if the save failed.
+        """
+        self._save(state, config, imported=ocp.args.JsonSave(origin))
+
+    def _save(self, state: TrainState, config: dict, **item: ocp.args.CheckpointArgs) -> None:
         step = int(state["step"])
         rest = {name: state[name] for name in ("step", "params", "opt_state")}
         items = ocp.args.Composite(
             train_state=ocp.args.StandardSave(rest),
             ema_params=ocp.args.StandardSave(state["ema_params"]),
-            data=grain_checkpoint.CheckpointSave(data),
             config=ocp.args.JsonSave(config),
+            **item,
         )
         try:
             saved = self._manager.save(step, args=items)
@@ -93,7 +112,7 @@ class Checkpoints:
 
         Args:
             state: a state of the right shapes and shardings; its arrays are not used.
-            data: the grain iterator, set to its saved position.
+            data: the grain iterator, set to its saved position; for imported weights, as it is.
 
         Returns:
             The state, or None where the run has no checkpoint yet.
@@ -103,15 +122,19 @@ class Checkpoints:
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         ema_params = abstract.pop("ema_params")
-        items = ocp.args.Composite(
+        beginning = data.get_state()
+        restored, damaged = self._restore_newest(
             train_state=ocp.args.StandardRestore(abstract),
             ema_params=ocp.args.StandardRestore(ema_params),
             data=grain_checkpoint.CheckpointRestore(data),
         )
-        restored, damaged = self._restore_newest(items)
         self._clear_the_way(damaged)
         if restored is None:
             return None
+        if "data" not in restored.keys():  # noqa: SIM118 (a Composite has keys, but no `in`)
+            # A newer, damaged checkpoint may have moved the iterator.
+            data.set_state(beginning)
+            logging.info("these weights were imported: the data starts from its beginning")
         return {**restored["train_state"], "ema_params": restored["ema_params"]}
 
     def restore_ema_params(self, abstract_params: dict) -> dict:
@@ -123,25 +146,48 @@ class Checkpoints:
         Raises:
             CheckpointError: if there is no checkpoint that can be read.
         """
-        items = ocp.args.Composite(ema_params=ocp.args.StandardRestore(abstract_params))
-        restored, _ = self._restore_newest(items)
+        restored, _ = self._restore_newest(ema_params=ocp.args.StandardRestore(abstract_params))
         if restored is None:
-            raise CheckpointError(
-                f"no complete checkpoint in {self.directory}; train first: python -m launch.train"
-            )
+            raise self._nothing_there()
         return restored["ema_params"]
+
+    def restore_weights(self, abstract_params: dict) -> tuple[int, dict, dict]:
+        """Restores step, parameters and averaged parameters, as `restore_ema_params` does.
+
+        Args:
+            abstract_params: shapes, types and shardings of the parameters.
+
+        Raises:
+            CheckpointError: if there is no checkpoint that can be read.
+        """
+        # Part of the item: the optimiser's moments, twice the parameters, stay on the disk.
+        part = {"step": jax.ShapeDtypeStruct((), np.int32), "params": abstract_params}
+        restored, _ = self._restore_newest(
+            train_state=ocp.args.PyTreeRestore(
+                part,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(part),
+                partial_restore=True,
+            ),
+            ema_params=ocp.args.StandardRestore(abstract_params),
+        )
+        if restored is None:
+            raise self._nothing_there()
+        train_state = restored["train_state"]
+        return int(train_state["step"]), train_state["params"], restored["ema_params"]
 
     def close(self) -> None:
         """Waits for the last save and releases the manager."""
         self.wait()
         self._manager.close()
 
-    def _restore_newest(self, items: ocp.args.Composite) -> tuple[Any | None, list[int]]:
+    def _restore_newest(self, **items: ocp.args.CheckpointArgs) -> tuple[Any | None, list[int]]:
         """The newest checkpoint that can be read, and the steps of newer ones that cannot."""
         problems = {}
         for step in reversed(self.steps()):
+            absent = "data" if (self.directory / str(step) / "imported").is_dir() else None
+            wanted = {name: item for name, item in items.items() if name != absent}
             try:
-                restored = self._manager.restore(step, args=items)
+                restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
             except Exception as error:
                 # A cut array is a bare Exception in Orbax; anything else is not the file's fault.
                 if type(error) is not Exception and not isinstance(error, _DAMAGE):
@@ -172,6 +218,11 @@ class Checkpoints:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("checkpoints cleared")
         self._manager.reload()
+
+    def _nothing_there(self) -> CheckpointError:
+        return CheckpointError(
+            f"no complete checkpoint in {self.directory}; train first: python -m launch.train"
+        )
 
     def _not_saved(self, error: Exception | str) -> CheckpointError:
         free = shutil.disk_usage(self.directory).free / 1e6

@@ -48,6 +48,47 @@ def init_state(
     return graphdef, jax.jit(init, out_shardings=shardings)(key)
 
 
+def abstract_params(build_model: Callable[[nnx.Rngs], nnx.Module], mesh: jax.sharding.Mesh) -> dict:
+    """The shapes, types and shardings of a model's parameters; nothing is allocated."""
+    shapes = nnx.eval_shape(lambda: nnx.to_pure_dict(nnx.state(build_model(nnx.Rngs(0)))))
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        sharding.state_shardings(mesh, shapes),
+    )
+
+
+def state_from_weights(
+    params: dict,
+    ema_params: dict,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    *,
+    step: int = 0,
+) -> TrainState:
+    """Makes a state of given weights with a fresh optimiser.
+
+    Args:
+        params: parameters, arrays of any kind.
+        ema_params: averaged parameters.
+        optimizer: the optimiser.
+        mesh: the mesh.
+        step: optimiser steps that the weights are said to have seen.
+    """
+
+    def place(tree):
+        return jax.device_put(tree, sharding.state_shardings(mesh, tree))
+
+    params, ema_params = place(params), place(ema_params)
+    opt_shardings = sharding.state_shardings(mesh, jax.eval_shape(optimizer.init, params))
+    return {
+        "step": jax.device_put(jnp.asarray(step, jnp.int32), sharding.replicated(mesh)),
+        "params": params,
+        "ema_params": ema_params,
+        "opt_state": jax.jit(optimizer.init, out_shardings=opt_shardings)(params),
+    }
+
+
 def parameter_count(params: dict) -> int:
     """Number of trainable scalars."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,50 @@
+r"""Imports published token files (HDF5) as a dataset of tokens.
+
+    python -m launch.import_hdf5 --file=faceforensics_train_indices.h5 --fps=8 \
+        --codec=tokenizers/sd_vq_f8 --directory=data/faceforensics --min_frames=16
+
+Needs h5py (`pip install ".[hdf5]"`). Every video is checked before anything is written.
+"""
+
+from absl import app, flags, logging
+
+from launch.logs import quiet_libraries
+from maskflow_jax.data import hdf5_tokens
+from maskflow_jax.tokenizers.codec import Codec
+
+_FILE = flags.DEFINE_string("file", None, "HDF5 file.", required=True)
+_DIRECTORY = flags.DEFINE_string("directory", None, "Dataset to write.", required=True)
+_CODEC = flags.DEFINE_string(
+    "codec", None, "The tokenizer that made the tokens; its identity is recorded.", required=True
+)
+_FPS = flags.DEFINE_float("fps", None, "Frames per second of the videos.", required=True)
+_TEST_FILE = flags.DEFINE_string("test_file", None, "HDF5 file of the held-out videos.")
+_TEST_FRACTION = flags.DEFINE_float(
+    "test_fraction", 0.05, "Share of the videos to hold out where there is no --test_file."
+)
+_END = flags.DEFINE_enum(
+    "end", None, hdf5_tokens.ENDS, "Whether a range's end is its last frame; told by the file."
+)
+_MIN_FRAMES = flags.DEFINE_integer("min_frames", 1, "Shortest video; the training window.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a dataset that is already there.")
+
+
+def main(_) -> None:
+    """Writes the dataset."""
+    quiet_libraries()
+    counts = hdf5_tokens.import_token_files(
+        _FILE.value,
+        _DIRECTORY.value,
+        tokenizer=Codec.load(_CODEC.value).identity,
+        fps=_FPS.value,
+        test_file=_TEST_FILE.value,
+        test_fraction=_TEST_FRACTION.value,
+        end=_END.value,
+        min_frames=_MIN_FRAMES.value,
+        overwrite=_OVERWRITE.value,
+    )
+    logging.info("wrote %d train and %d test videos to %s", *counts.values(), _DIRECTORY.value)
+
+
+if __name__ == "__main__":
+    app.run(main)

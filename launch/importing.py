@@ -1,0 +1,167 @@
+"""Released weights as the beginning of a run, and a run's weights for the released code."""
+
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from maskflow_jax import sharding
+from maskflow_jax.data.token_dataset import read_token_dataset
+from maskflow_jax.models import latte_torch
+from maskflow_jax.models.latte import LatteConfig
+from maskflow_jax.tokenizers.codec import Codec
+from maskflow_jax.torch_files import StateDict, TorchFile, read_torch_file, write_state_dict
+from maskflow_jax.training import experiment
+from maskflow_jax.training.checkpoints import Checkpoints
+from maskflow_jax.training.optimizer import OptimizerConfig, make_optimizer
+from maskflow_jax.training.state import abstract_params, state_from_weights
+
+
+def import_checkpoint(
+    checkpoint: Path,
+    settings: dict,
+    workdir: Path,
+    *,
+    codec: str | None = None,
+    keep_step: bool = False,
+) -> None:
+    """Turns a file of torch weights into a run that can be sampled and trained on.
+
+    The parameters come from the section "model", their average from "ema"; a file with one state
+    dict gives both. The optimiser starts afresh and the data at its beginning.
+
+    Args:
+        checkpoint: the file.
+        settings: an experiment file's sections as a plain dict.
+        workdir: folder of the new run.
+        codec: the tokenizer that the model's tokens come from; by default the dataset tells.
+        keep_step: start from the file's `train_steps`, not from 0.
+
+    Raises:
+        FileExistsError: if the folder has checkpoints already.
+        FileNotFoundError: if the file, the codec or the dataset is missing.
+        ImportError: if torch is needed and missing.
+        ValueError: if the file cannot be read or does not fit the settings.
+        CheckpointError: if the run could not be written.
+    """
+    if any((workdir / "checkpoints").glob("[0-9]*")):
+        raise FileExistsError(f"{workdir} has checkpoints already; choose another --workdir")
+    config = _resolve(settings, codec)
+    latte = experiment.make_latte_config(config)
+    optimizer = make_optimizer(OptimizerConfig(**config["optimizer"]))
+    file = read_torch_file(checkpoint)
+    model, average = _weights(file)
+    _check_window(model, config)
+    params = _convert(model, latte, checkpoint)
+    ema_params = params if average is model else _convert(average, latte, checkpoint)
+    step = _step(file) if keep_step else 0
+    state = state_from_weights(params, ema_params, optimizer, sharding.make_mesh(), step=step)
+    experiment.claim_workdir(workdir, config)
+    checkpoints = Checkpoints(workdir)
+    origin = {"file": checkpoint.name, "sections": list(file.sections), "numbers": file.numbers}
+    checkpoints.save_imported(state, config, origin)
+    checkpoints.close()
+    logging.info("imported %s into %s as step %d", checkpoint, workdir, step)
+
+
+def export_checkpoint(workdir: Path, out: Path) -> None:
+    """Writes a run's newest weights for the released code.
+
+    Args:
+        workdir: folder of the run.
+        out: a pickle of torch (`.pt`) with the released sections, or `.safetensors` with the
+            averaged weights alone.
+
+    Raises:
+        FileNotFoundError: if the folder is no run's.
+        ImportError: if torch is needed and missing.
+        ValueError: for another suffix.
+        CheckpointError: if there is no checkpoint that can be read.
+    """
+    config = experiment.read_config(workdir)
+    latte = experiment.make_latte_config(config)
+    abstract = abstract_params(experiment.model_builder(config), sharding.make_mesh())
+    checkpoints = Checkpoints(workdir)
+    step, params, ema_params = checkpoints.restore_weights(abstract)
+    checkpoints.close()
+    tables = {
+        "grid_size": config["tokenizer"]["grid"][0],
+        "num_frames": config["data"]["clip_frames"],
+    }
+    contents = latte_torch.to_torch(ema_params, latte, **tables)
+    if out.suffix != ".safetensors":
+        contents = {
+            "model": latte_torch.to_torch(params, latte, **tables),
+            "ema": contents,
+            "train_steps": step,
+            "best_fid": float("inf"),  # none was measured
+        }
+    write_state_dict(out, contents)
+    logging.info("exported step %d of %s to %s", step, workdir, out)
+
+
+def _resolve(settings: dict, codec: str | None) -> dict:
+    """The resolved config, checked; its tokenizer is the codec's, or else the dataset's."""
+    directory = settings["data"]["directory"]
+    if codec is not None:
+        settings = {**settings, "data": {**settings["data"], "codec": codec}}
+        tokenizer = Codec.load(codec).identity
+    else:
+        try:
+            tokenizer = read_token_dataset(directory, "train").tokenizer
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"no dataset at {directory} to take the tokenizer's identity from; pass --codec"
+            ) from error
+    config = experiment.resolve(settings, tokenizer)
+    experiment.check_config(config)
+    experiment.check_settings("optimizer", OptimizerConfig, config["optimizer"])
+    return config
+
+
+def _weights(file: TorchFile) -> tuple[StateDict, StateDict]:
+    """Parameters and their average; the same dict twice if the file has only one."""
+    there = [name for name in ("model", "ema") if name in file.sections]
+    if len(there) == 2:
+        return file.sections["model"], file.sections["ema"]
+    only = file.state_dict(there[0] if there else None)
+    logging.warning(
+        "%s has %s: used both as the parameters and as their average",
+        file.path,
+        f"no section but {there[0]!r}" if there else "one state dict",
+    )
+    return only, only
+
+
+def _convert(state_dict: StateDict, latte: LatteConfig, checkpoint: Path) -> dict:
+    try:
+        return latte_torch.from_torch(state_dict, latte)
+    except ValueError as error:
+        raise ValueError(
+            f"{checkpoint}: {error}\nset config.model to the checkpoint's sizes, or take the codec "
+            "that its tokens come from"
+        ) from error
+
+
+def _check_window(state_dict: StateDict, config: dict) -> None:
+    """Raises ValueError if the stored tables are of another grid; warns of another window."""
+    sizes, grid = latte_torch.sizes_from_torch(state_dict), config["tokenizer"]["grid"]
+    side, frames = sizes.get("grid_size", grid[0]), sizes.get("num_frames")
+    if [side, side] != list(grid):
+        raise ValueError(
+            f"the checkpoint is for {side}x{side} tokens, the tokenizer makes {grid[0]}x{grid[1]}; "
+            "take the codec that its tokens come from"
+        )
+    if frames not in (None, config["data"]["clip_frames"]):
+        logging.warning(
+            "the checkpoint was trained on windows of %d frames, config.data.clip_frames is %d",
+            frames,
+            config["data"]["clip_frames"],
+        )
+
+
+def _step(file: TorchFile) -> int:
+    step = file.numbers.get("train_steps")
+    if not isinstance(step, int) or not 0 <= step <= np.iinfo(np.int32).max:
+        raise ValueError(f"{file.path} has train_steps {step!r}; leave out --keep_step")
+    return step

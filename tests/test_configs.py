@@ -1,0 +1,136 @@
+"""Every experiment says what the paper says, and trains a step on tokens of its own grid."""
+
+import functools
+import importlib
+import inspect
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+from tiny import TOKENIZER, quick_compilation, random_params
+
+from launch import tokenizing, training
+from maskflow_jax.data.token_dataset import write_token_dataset
+from maskflow_jax.sampling.samplers import SamplerConfig
+from maskflow_jax.tokenizers.codec import Codec, save_tokenizer
+from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
+from maskflow_jax.training import experiment
+from maskflow_jax.training.loop import RunConfig
+from maskflow_jax.training.optimizer import OptimizerConfig
+
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
+SHAPES = {  # pixels, tokens along a side
+    "dmlab": (256, 32),
+    "faceforensics": (256, 32),
+    "maze": (64, 8),
+}
+SD_VQ_F8 = {**TOKENIZER, "codebook_size": 16384, "grid": [32, 32], "frame_size": 256}
+
+
+def get_config(name, arguments=""):
+    return importlib.import_module(f"configs.{name}").get_config(arguments)
+
+
+@pytest.fixture(scope="module")
+def codecs(tmp_path_factory):
+    """(pixels, tokens along a side) -> folder of a codec that was never trained, of few codes."""
+    folder = tmp_path_factory.mktemp("codecs")
+
+    @functools.cache
+    def make(frame_size, grid_size):
+        config = VQGANConfig(
+            frame_size=frame_size,
+            base_width=2,
+            width_multipliers=(1,) * (frame_size // grid_size).bit_length(),
+            num_res_blocks=0,
+            attention_resolutions=(),
+            z_channels=2,
+            embed_dim=2,
+            codebook_size=16,
+            norm_groups=1,
+        )
+        params = random_params(lambda: VQGAN(config, nnx.Rngs(0)))
+        save_tokenizer(folder / str(frame_size), config, params)
+        return folder / str(frame_size)
+
+    return make
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_smoke_step_of_every_config(name, codecs, tmp_path, monkeypatch):
+    monkeypatch.setitem(Codec.__init__.__kwdefaults__, "batch_size", 8)
+    settings = get_config(name, "smoke").to_dict()
+    settings["run"] |= {"num_steps": 1}
+    with quick_compilation():
+        codec = codecs(*SHAPES[name])
+        settings["data"] |= {"directory": f"{tmp_path}/data", "codec": str(codec)}
+        tokenizer = Codec.load(codec).identity
+        assert tokenizer["grid"] == [SHAPES[name][1]] * 2
+        rng, source = np.random.default_rng(0), settings["data"]["source"]
+        videos = {
+            split: [(split, rng.integers(0, 16, (9, *tokenizer["grid"])), source["fps"])]
+            for split in ("train", "test")
+        }
+        write_token_dataset(tmp_path / "data", videos, tokenizer=tokenizer, source=source)
+        assert training.train_from_config(settings, tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    held_out = [json.loads(line).get("held_out/cross_entropy") for line in lines]
+    assert held_out[-1] == pytest.approx(np.log(16), rel=0.1)
+    assert (tmp_path / "run" / "previews" / "00000001.mp4").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "window", "batch", "steps"),
+    [
+        ("faceforensics", (28, 1152, 16, 2), (16, 2), 16, 200_000),
+        ("dmlab", (12, 768, 12, 2), (36, 12), 12, 400_000),
+    ],
+)
+def test_published_recipes(name, size, window, batch, steps):
+    config = experiment.resolve(get_config(name).to_dict(), SD_VQ_F8)
+    experiment.check_config(config)
+    model = experiment.make_latte_config(config)
+    assert (model.depth, model.width, model.num_heads, model.patch_size) == size
+    assert model.dtype == "bfloat16" and model.time_conditioning and model.remat != "none"
+    assert (config["data"]["clip_frames"], config["sampling"]["context_frames"]) == window
+    assert config["data"]["batch_size"] == batch
+    assert RunConfig(**config["run"]).num_steps == steps
+    # The optimiser's defaults are the paper's.
+    assert OptimizerConfig(**config["optimizer"]) == OptimizerConfig()
+    flow = config["flow"]
+    assert (flow["schedule"], flow["frame_times"], flow["mask_ce"]) == ("sigmoid", "frame", True)
+    assert flow["sigmoid"] == {"start": -3.0, "end": 3.0, "tau": 1.0}
+    snr = {"fused": True, "decay": 0.8, "clip": 6.0, "form": "released"}
+    assert (flow["weighting"], flow["snr"]) == ("snr", snr)
+    experiment.make_flow(config)
+    sampler = SamplerConfig(**config["sampling"]["sampler"])
+    assert (sampler.name, sampler.num_steps, sampler.counts) == ("mgm", 20, "arccos")
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_baselines_change_one_setting_each(name):
+    plain = get_config(name).to_dict()
+    constant, independent = get_config(name, "constant"), get_config(name, "time_independent")
+    assert constant.flow.frame_times == "constant"
+    assert independent.model.time_conditioning is False
+    with constant.unlocked(), independent.unlocked():
+        constant.flow.frame_times, independent.model.time_conditioning = "frame", True
+    assert constant.to_dict() == plain
+    assert independent.to_dict() == plain
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_config_says_how_it_is_run_and_what_its_arguments_are(name):
+    module = importlib.import_module(f"configs.{name}")
+    text = inspect.getdoc(module)
+    assert f"python -m launch.train --config=configs/{name}.py --workdir=runs/" in text
+    for argument in module.ARGUMENTS:
+        assert f"`{argument}`" in text or f":{argument}`" in text, argument
+
+
+@pytest.mark.parametrize("name", ["dmlab", "faceforensics"])
+def test_imported_data_is_not_rendered(name):
+    with pytest.raises(ValueError, match=rf"data/{name} is not made by this program.*import_hdf5"):
+        tokenizing.write_dataset(get_config(name).data.to_dict())

@@ -1,0 +1,244 @@
+"""Released weights become a run, a run's weights become a released file, and back again."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from released import random_latte
+from tiny import assert_same, host_copy, quick_compilation, settings_of, write_videos, write_world
+
+from launch import training
+from launch.importing import export_checkpoint, import_checkpoint
+from launch.rollouts import load_run
+from maskflow_jax.models import latte_torch
+from maskflow_jax.torch_files import read_torch_file, write_state_dict
+from maskflow_jax.training import experiment
+from maskflow_jax.training.checkpoints import CheckpointError
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("compilation_cache")
+
+
+@pytest.fixture(autouse=True)
+def quickly():
+    with quick_compilation():
+        yield
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("world")
+    write_world(directory)
+    return directory
+
+
+def latte_of(world):
+    config = experiment.resolve(settings_of(world), {"codebook_size": 8})
+    return experiment.make_latte_config(config)
+
+
+def released(world, seed=0):
+    """Parameters as we hold them, and as torch does."""
+    latte = latte_of(world)
+    params = random_latte(latte, seed)
+    return params, latte_torch.to_torch(params, latte, grid_size=4, num_frames=4)
+
+
+@pytest.fixture
+def weights(world, tmp_path):
+    """A file of one state dict that no torch is needed for, and its parameters."""
+    params, state = released(world)
+    write_state_dict(tmp_path / "w.safetensors", state)
+    return tmp_path / "w.safetensors", params
+
+
+class Seen:
+    """What a training starts from and which batches it reads."""
+
+    def __init__(self, monkeypatch):
+        train = training.train
+        self.starts, self.ends, self.first_batch = [], [], []
+
+        def watched(**kwargs):
+            self.starts.append(host_copy(kwargs["state"]))
+            self.first_batch.append(kwargs["batches"].get_state()["next_batch"])
+            state, finished = train(**kwargs)
+            self.ends.append(host_copy(state))
+            return state, finished
+
+        monkeypatch.setattr(training, "train", watched)
+
+
+def test_training_goes_on_from_imported_weights(world, weights, tmp_path, monkeypatch, caplog):
+    path, params = weights
+    settings, workdir, seen = settings_of(world), tmp_path / "run", Seen(monkeypatch)
+    caplog.set_level(logging.INFO, logger="absl")
+    import_checkpoint(path, settings, workdir)
+    assert "one state dict: used both" in caplog.text
+    assert_same(host_copy(load_run(workdir).params), params)
+    settings["run"]["num_steps"] = 2
+    assert training.train_from_config(settings, workdir)
+    assert "these weights were imported: the data starts from its beginning" in caplog.text
+    (start,), (end,) = seen.starts, seen.ends
+    assert_same(start["params"], params)
+    assert_same(start["ema_params"], params)
+    assert all(not np.any(leaf) for leaf in moments(start))
+    assert (start["step"], end["step"], seen.first_batch) == (0, 2, [0])
+    assert any(np.any(leaf) for leaf in moments(end))
+    # From here on it is a run like any other.
+    settings["run"]["num_steps"] = 3
+    assert training.train_from_config(settings, workdir)
+    assert_same(seen.starts[1], end)
+    assert seen.first_batch == [0, 2]
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"2", "3"}
+
+
+def moments(state):
+    return [leaf for leaf in jax.tree.leaves(state["opt_state"]) if leaf.ndim]
+
+
+def test_a_damaged_step_falls_back_to_the_import_and_the_first_batch(
+    world, weights, tmp_path, monkeypatch
+):
+    settings, workdir, seen = settings_of(world, run__num_steps=2), tmp_path / "run", None
+    import_checkpoint(weights[0], settings, workdir)
+    assert training.train_from_config(settings, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "2" / "ema_params")  # its data position is whole
+    seen = Seen(monkeypatch)
+    assert training.train_from_config(settings, workdir)
+    assert (int(seen.starts[0]["step"]), seen.first_batch) == (0, [0])
+    assert (workdir / "damaged_checkpoint_2").is_dir()
+
+
+def test_an_import_without_its_mark_is_damage(world, weights, tmp_path):
+    settings, workdir = settings_of(world), tmp_path / "run"
+    import_checkpoint(weights[0], settings, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "0" / "imported")
+    with pytest.raises(CheckpointError, match="step 0"):
+        training.train_from_config(settings, workdir)
+
+
+def test_a_released_file_gives_parameters_average_and_step(world, tmp_path):
+    pytest.importorskip("torch")
+    (params, model), (average, ema) = released(world), released(world, seed=1)
+    wrapped = {f"module.{name}": array for name, array in model.items()}
+    contents = {"model": wrapped, "ema": ema, "train_steps": 7, "best_fid": 3.0}
+    write_state_dict(tmp_path / "maskflow.pt", contents)
+    settings, workdir = settings_of(world), tmp_path / "run"
+    import_checkpoint(tmp_path / "maskflow.pt", settings, workdir, keep_step=True)
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["7"]
+    origin = json.loads((workdir / "checkpoints/7/imported/metadata").read_text())
+    assert origin["file"] == "maskflow.pt"
+    assert origin["numbers"] == {"train_steps": 7, "best_fid": 3.0}
+    assert_same(host_copy(load_run(workdir).params), average)
+
+    export_checkpoint(workdir, tmp_path / "out" / "again.pt")
+    again = read_torch_file(tmp_path / "out" / "again.pt")
+    assert again.numbers == {"train_steps": 7, "best_fid": float("inf")}
+    for section, state in (("model", model), ("ema", ema)):
+        assert_same(again.sections[section], state)
+    assert_same(latte_torch.from_torch(again.sections["model"], latte_of(world)), params)
+
+
+def test_export_without_torch_has_the_average(world, weights, tmp_path):
+    path, params = weights
+    import_checkpoint(path, settings_of(world), tmp_path / "run")
+    export_checkpoint(tmp_path / "run", tmp_path / "out.safetensors")
+    state = read_torch_file(tmp_path / "out.safetensors").state_dict()
+    assert_same(latte_torch.from_torch(state, latte_of(world)), params)
+    assert state["pos_embed"].shape == (1, 4, 16)
+    assert state["temp_embed"].shape == (1, 4, 16)
+
+
+@pytest.mark.parametrize("section", ["model", "ema", "state_dict"])
+def test_a_single_section_is_used_for_both(world, tmp_path, section, caplog):
+    pytest.importorskip("torch")
+    params, state = released(world)
+    write_state_dict(tmp_path / "w.pt", {section: state})
+    import_checkpoint(tmp_path / "w.pt", settings_of(world), tmp_path / "run")
+    assert "used both as the parameters and as their average" in caplog.text
+    assert_same(host_copy(load_run(tmp_path / "run").params), params)
+
+
+def test_the_codec_stands_in_for_a_dataset(world, weights, tmp_path):
+    settings = settings_of(world, data__directory=str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=r"no dataset at .*nowhere.*pass --codec"):
+        import_checkpoint(weights[0], settings, tmp_path / "run")
+    shutil.copytree(world / "codec", tmp_path / "moved")
+    import_checkpoint(weights[0], settings, tmp_path / "run", codec=str(tmp_path / "moved"))
+    config = experiment.read_config(tmp_path / "run")
+    assert config["data"]["codec"] == str(tmp_path / "moved")
+    # A dataset of another tokenizer is not trained on.
+    write_videos(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"another config(?s:.*)tokenizer\.sha256"):
+        training.train_from_config(settings, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model__depth": 4}, r"w\.safetensors: the checkpoint does not fit .*says depth 4"),
+        ({"model__width": 64}, r"width 16, .*says width 64(?s:.*)set config\.model"),
+        ({"model__variant": "B/2"}, r"says depth 12, width 768"),
+        ({"optimizer__lr": 1.0}, "optimizer has no 'lr'"),
+        ({"data__clips": 1}, "data has no 'clips'"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_is_written(
+    world, weights, tmp_path, changes, message
+):
+    with pytest.raises(ValueError, match=message):
+        import_checkpoint(weights[0], settings_of(world, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_grid_is_refused_and_another_window_is_said(world, tmp_path, caplog):
+    latte = latte_of(world)
+    params = random_latte(latte)
+    for grid, frames in ((8, 4), (4, 9)):
+        state = latte_torch.to_torch(params, latte, grid_size=grid, num_frames=frames)
+        write_state_dict(tmp_path / f"{grid}.safetensors", state)
+    with pytest.raises(ValueError, match="is for 8x8 tokens, the tokenizer makes 4x4"):
+        import_checkpoint(tmp_path / "8.safetensors", settings_of(world), tmp_path / "run")
+    import_checkpoint(tmp_path / "4.safetensors", settings_of(world), tmp_path / "run")
+    assert "trained on windows of 9 frames, config.data.clip_frames is 4" in caplog.text
+
+
+def test_a_run_is_not_overwritten_and_a_step_must_be_there(world, weights, tmp_path):
+    with pytest.raises(ValueError, match="train_steps None; leave out --keep_step"):
+        import_checkpoint(weights[0], settings_of(world), tmp_path / "run", keep_step=True)
+    import_checkpoint(weights[0], settings_of(world), tmp_path / "run")
+    with pytest.raises(FileExistsError, match="has checkpoints already"):
+        import_checkpoint(weights[0], settings_of(world), tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="not a run's folder"):
+        export_checkpoint(tmp_path / "none", tmp_path / "w.pt")
+
+
+def test_the_programs(world, weights, tmp_path):
+    """Import, then export, as a user does."""
+    flags = settings_of(world)["data"]
+    command = [sys.executable, "-m", "launch.import_checkpoint", f"--checkpoint={weights[0]}"]
+    command += ["--config=configs/maze.py:smoke", "--config.model.width=16"]
+    command += [f"--config.data.directory={flags['directory']}", "--config.data.clip_frames=4"]
+    run(*command, f"--workdir={tmp_path}/run")
+    out = tmp_path / "out.safetensors"
+    run(
+        sys.executable,
+        "-m",
+        "launch.export_checkpoint",
+        f"--workdir={tmp_path}/run",
+        f"--out={out}",
+    )
+    ours, theirs = read_torch_file(out).state_dict(), read_torch_file(weights[0]).state_dict()
+    assert_same(ours, {name: theirs[name] for name in ours})
+
+
+def run(*command):
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
