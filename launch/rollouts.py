@@ -18,6 +18,7 @@ from maskflow_jax.sampling.rollout import Plan, Window, rollout
 from maskflow_jax.sampling.samplers import SamplerConfig, make_window_sampler
 from maskflow_jax.training import experiment
 from maskflow_jax.training.checkpoints import Checkpoints
+from maskflow_jax.training.state import abstract_params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,19 +50,11 @@ def load_run(workdir: Path) -> Run:
     """
     config = experiment.read_config(workdir)
     build = experiment.model_builder(config)
-    abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
-    shapes = nnx.to_pure_dict(nnx.state(abstract))
-    shardings = sharding.state_shardings(sharding.make_mesh(), shapes)
     checkpoints = Checkpoints(workdir)
-    params = checkpoints.restore_ema_params(
-        jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            shapes,
-            shardings,
-        )
-    )
+    params = checkpoints.restore_ema_params(abstract_params(build, sharding.make_mesh()))
     checkpoints.close()
-    return Run(config=config, graphdef=nnx.graphdef(abstract), params=params)
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    return Run(config=config, graphdef=graphdef, params=params)
 
 
 def change_sampler(

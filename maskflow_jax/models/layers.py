@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+TIME_FREQUENCIES = 256  # sinusoidal channels of a time
+
 xavier = jax.nn.initializers.xavier_uniform()
 zeros = jax.nn.initializers.zeros
 
@@ -74,7 +76,7 @@ class MLP(nnx.Module):
 class TimeEmbedding(nnx.Module):
     """Frame times to conditioning vectors: sinusoids, then Linear, SiLU, Linear, in float32."""
 
-    def __init__(self, width: int, rngs: nnx.Rngs, *, num_frequencies: int = 256):
+    def __init__(self, width: int, rngs: nnx.Rngs, *, num_frequencies: int = TIME_FREQUENCIES):
         normal = jax.nn.initializers.normal(0.02)
         self.num_frequencies = num_frequencies
         self.fc1 = linear(num_frequencies, width, rngs, dtype=jnp.float32, kernel_init=normal)
