@@ -47,11 +47,11 @@ def main(_) -> None:
         _NUM_VIDEOS.value,
         tuple(int(factor) for factor in _FACTORS.value),
     )
-    rows = compare(arena, contestants)
     out = Path(_OUT.value)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
-    out.with_suffix(".md").write_text(as_markdown(rows))
+    for rows in compare(arena, contestants):  # after each, so that hours are not lost
+        out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+        out.with_suffix(".md").write_text(as_markdown(rows))
     logging.info("wrote %s.md:\n%s", out, as_markdown(rows))
 
 

@@ -7,6 +7,7 @@ its distance is what a perfect sampler would show.
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -147,18 +148,19 @@ class Arena:
         return np.concatenate([chunk for chunk, _ in arrived], axis=1), float(np.median(per_pass))
 
 
-def compare(arena: Arena, contestants: list[Contestant]) -> list[dict[str, Any]]:
-    """Plays all contestants: a row for each of them and each length, "real" first."""
+def compare(arena: Arena, contestants: list[Contestant]) -> Iterator[list[dict[str, Any]]]:
+    """Plays all contestants, "real" first; yields the rows so far, one per sampler and length."""
     rows = [
         _row("real", None, factor, None, apart)
         for factor, apart in arena.distances(arena.real).items()
     ]
+    yield rows
     for contestant in contestants:
         tokens, per_pass = arena.play(contestant)
         for factor, apart in arena.distances(tokens).items():
             plan = arena.plan(contestant, factor)
             rows.append(_row(contestant.label, plan, factor, per_pass, apart))
-    return rows
+        yield rows
 
 
 def _row(

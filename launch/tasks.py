@@ -88,6 +88,13 @@ def make_job(task: str, request: Request) -> Job:
     return TASKS[task](request)
 
 
+def _ends(request: Request) -> int:
+    """Known frames at either end, at least one."""
+    if request.context_frames < 1:
+        raise ValueError("an end without a known frame ties nothing; raise context_frames to 1")
+    return request.context_frames
+
+
 def _plan(request: Request, length: int, known_frames: int) -> Plan:
     return plan_rollout(
         request.sampler,
@@ -130,7 +137,7 @@ def _unconditional(request: Request) -> Job:
 
 
 def _inbetween(request: Request) -> Job:
-    ends = request.context_frames
+    ends = _ends(request)
     return Job(
         plan=_plan(request, request.length, ends),
         known=first_and_last((request.length, *request.grid), ends, ends),
@@ -141,7 +148,7 @@ def _inbetween(request: Request) -> Job:
 
 
 def _loop(request: Request) -> Job:
-    ends, length = request.context_frames, request.length
+    ends, length = _ends(request), request.length
     between = [(0, 0), (0, length - ends), (0, 0), (0, 0)]
     return Job(
         plan=_plan(request, length + ends, ends),

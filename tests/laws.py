@@ -65,35 +65,52 @@ def independent_proposal(law, **settings):
 
 
 class MarkovChain:
-    """Three tokens in a row with a joint law, and a proposal that knows its exact conditionals."""
+    """The joint law of a tiny video, and a network that knows its exact conditionals.
+
+    Its tokens, frame after frame and row after row, are a first-order chain. The network gives
+    every token's law given all revealed tokens, wherever they are.
+    """
 
     first = np.array([0.5, 0.3, 0.2])
     transition = np.array([[0.8, 0.15, 0.05], [0.1, 0.2, 0.7], [0.3, 0.6, 0.1]])
-    mask_id = 3
-    shape = (1, 1, 3)  # T, H, W
 
-    def __init__(self):
-        self.joint = np.einsum("a,ab,bc->abc", self.first, self.transition, self.transition)
-        self.table = jnp.log(jnp.array([self._conditionals(x) for x in self._patterns()]))
+    def __init__(self, shape=(1, 1, 3), first=first, transition=transition):
+        self.shape, self.mask_id = shape, len(first)  # T, H, W
+        self.num_tokens = int(np.prod(shape))
+        self.joint = np.asarray(first)
+        for _ in range(self.num_tokens - 1):
+            self.joint = self.joint[..., None] * np.asarray(transition)
+        patterns = itertools.product(range(self.mask_id + 1), repeat=self.num_tokens)
+        with np.errstate(divide="ignore"):
+            table = np.log([self._conditionals(x) for x in patterns], dtype=np.float32)
+        self.table = jnp.asarray(table.reshape(-1, *shape, self.mask_id))
 
     def propose(self, **settings):
-        return make_propose(lambda x, t: x[:, :, 0, :, None], self._logits, **settings)
+        return make_propose(self.features, self.logits, **settings)
+
+    def features(self, x, t):
+        """The pattern of the whole window, and the frame's number: [B, T, 1, 2]."""
+        del t
+        digits = (self.mask_id + 1) ** np.arange(self.num_tokens - 1, -1, -1)
+        pattern = x.reshape(x.shape[0], -1) @ jnp.asarray(digits)
+        frames = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+        return jnp.stack([jnp.broadcast_to(pattern[:, None], x.shape[:2]), frames], -1)[:, :, None]
+
+    def logits(self, features):
+        return self.table[features[:, :, 0, 0], features[:, :, 0, 1]]  # [B, T, H, W, K]
 
     def counts(self, tokens):
-        flat = np.asarray(tokens).reshape(-1, 3)
-        return np.bincount(flat @ np.array([9, 3, 1]), minlength=27)
-
-    def _patterns(self):
-        return itertools.product(range(4), repeat=3)
+        """How often each video occurs, in the order of `joint`."""
+        flat = np.asarray(tokens).reshape(-1, self.num_tokens)
+        return np.bincount(
+            np.ravel_multi_index(flat.T, self.joint.shape), minlength=self.joint.size
+        )
 
     def _conditionals(self, pattern):
-        """Law of each token given the revealed ones: [3, K]."""
+        """Law of each token given the revealed ones: [N, K]."""
         seen = tuple(slice(None) if x == self.mask_id else slice(x, x + 1) for x in pattern)
         given = np.zeros_like(self.joint)
         given[seen] = self.joint[seen]
         given /= given.sum()
-        return [given.sum(axis=tuple({0, 1, 2} - {i})) for i in range(3)]
-
-    def _logits(self, features):  # [B, 1, 3, 1] -> [B, 1, 1, 3, K]
-        pattern = features[..., 0] @ jnp.array([16, 4, 1])  # [B, 1]
-        return self.table[pattern][:, :, None]
+        places = set(range(self.num_tokens))
+        return [given.sum(axis=tuple(places - {i})) for i in places]

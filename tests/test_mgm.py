@@ -1,4 +1,4 @@
-"""MGM rule: exact counts whatever the confidences, and the laws that the order gives."""
+"""MGM rule: exact counts whatever the confidences, and the bias of confidence order."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from laws import MarkovChain, follows, independent_proposal, quick_jit, sample_keys
+from laws import follows, independent_proposal, quick_jit, sample_keys
 
 from maskflow_jax.sampling.frame_schedules import full_sequence
 from maskflow_jax.sampling.mgm import COUNTS, NOISES, mgm, revealed_fractions, unmask_counts
@@ -114,37 +114,6 @@ def test_random_order_is_uniform_whatever_the_confidence():
     orders = np.asarray(reveal_step)[:, 0, 0] @ np.array([64, 16, 4, 1])
     _, counts = np.unique(orders, return_counts=True)
     assert follows(counts, np.full(24, 1 / 24))
-
-
-def blind(propose, mask_id):
-    """A proposal that does not see what was revealed."""
-    return lambda keys, x, step: propose(keys, jnp.full_like(x, mask_id), step)
-
-
-@pytest.mark.parametrize(
-    ("noise", "num_steps", "sees", "expected"),
-    [
-        ("random", 3, True, True),
-        ("random", 1, True, False),  # all at once
-        ("random", 3, False, False),  # one at a time, ignoring the others
-        ("none", 3, True, False),  # confidence first: biased by construction
-    ],
-)
-def test_only_random_order_one_token_a_step_samples_the_joint_law(noise, num_steps, sees, expected):
-    chain = MarkovChain()
-    propose = chain.propose() if sees else blind(chain.propose(), chain.mask_id)
-    known = jnp.zeros((6000, *chain.shape), bool)
-    tokens, _ = run(mgm(num_steps, noise=noise), propose, num_steps, known, chain.mask_id)
-    assert follows(chain.counts(tokens), chain.joint) is expected
-
-
-def test_given_tokens_condition_the_joint_law():
-    chain = MarkovChain()
-    known = jnp.zeros((6000, *chain.shape), bool).at[..., 2].set(True)  # the last token is 0
-    tokens, _ = run(mgm(2, noise="random"), chain.propose(), 2, known, chain.mask_id)
-    law = np.zeros_like(chain.joint)
-    law[:, :, 0] = chain.joint[:, :, 0] / chain.joint[:, :, 0].sum()
-    assert follows(chain.counts(tokens), law)
 
 
 def test_confidence_order_is_biased_as_computed():

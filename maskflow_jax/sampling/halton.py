@@ -5,7 +5,7 @@ far apart. The points of a two-dimensional Halton sequence (bases 2 and 3) fall 
 frame however many are taken; a frame's tokens are revealed in the order in which the sequence first
 visits their cells (Besnier et al., Halton Scheduler for Masked Generative Image Transformer,
 arXiv 2503.17076). The order asks for no confidence, so at one token per step it samples the
-network's joint law exactly.
+network's joint law of a frame exactly.
 
 Video adds one thing to the paper: frames are revealed side by side, and in the same order they
 would uncover the same place in all frames at once. Frame f's sequence is therefore rotated, modulo

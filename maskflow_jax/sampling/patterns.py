@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+ROUNDING = 1e-6  # of shares such as 15/22
+
 
 def first_and_last(shape: tuple[int, int, int], first: int, last: int = 0) -> np.ndarray:
     """The first and the last frames are known: prediction (last = 0), in-betweening, loops.
@@ -52,13 +54,18 @@ def outside_box(
     Raises:
         ValueError: the rectangle is empty or leaves the frame.
     """
-    if min(height, width) <= 0 or min(top, left) < 0 or max(top + height, left + width) > 1 + 1e-6:
+    inside = min(top, left) >= 0 and max(top + height, left + width) <= 1 + ROUNDING
+    if not (inside and min(height, width) > ROUNDING):  # NaN is outside, too
         raise ValueError(
             f"box top {top}, left {left}, height {height}, width {width} must lie in the frame: "
             "shares of its sides from 0 to 1"
         )
     known = np.ones(shape, bool)
-    rows = slice(math.floor(top * shape[1]), math.ceil((top + height) * shape[1] - 1e-6))
-    columns = slice(math.floor(left * shape[2]), math.ceil((left + width) * shape[2] - 1e-6))
-    known[:, rows, columns] = False
+    known[:, _touched(top, height, shape[1]), _touched(left, width, shape[2])] = False
     return known
+
+
+def _touched(begin: float, size: float, side: int) -> slice:
+    """Tokens that a stretch of a side touches, by more than the rounding of its shares."""
+    first = min(side - 1, math.floor(begin * side + ROUNDING))
+    return slice(first, max(first + 1, math.ceil((begin + size) * side - ROUNDING)))
