@@ -26,8 +26,14 @@ def encoded_videos(
         yield video_id, codec.encode(frames), fps
 
 
-def write_dataset(data: Mapping, *, overwrite: bool = False) -> None:
-    """Renders, encodes and writes what the `data` section of a config asks for."""
+def write_dataset(data: Mapping, *, overwrite: bool = False, **codec_settings) -> None:
+    """Renders, encodes and writes what the `data` section of a config asks for.
+
+    Args:
+        data: the section.
+        overwrite: replaces a dataset that is already there.
+        **codec_settings: of `Codec.load`: `memory_gb`, `dtype`.
+    """
     source = dict(data["source"])
     keys = {"name", "num_videos", "num_frames", "fps", "seed"}
     if "name" not in source:
@@ -39,7 +45,7 @@ def write_dataset(data: Mapping, *, overwrite: bool = False) -> None:
         raise ValueError(f"data.source has {sorted(source)}; it takes {sorted(keys)}")
     if source["name"] != "maze":
         raise ValueError(f"unknown data.source.name {source['name']!r}; there is: maze")
-    codec = Codec.load(data["codec"])
+    codec = Codec.load(data["codec"], **codec_settings)
     splits = {
         split: encoded_videos(source, split, num_videos, codec)
         for split, num_videos in source["num_videos"].items()

@@ -17,6 +17,7 @@ from ml_collections import config_flags
 
 from launch.logs import quiet_libraries
 from maskflow_jax.data.maze import MazeConfig, maze_videos
+from maskflow_jax.evaluation.reconstruction import code_statistics, psnr_of
 from maskflow_jax.tokenizers import vqgan_training
 from maskflow_jax.tokenizers.codec import Codec, save_tokenizer, to_unit_range
 from maskflow_jax.tokenizers.vqgan import VQGANConfig
@@ -44,14 +45,9 @@ def evaluate(directory: Path, frames: np.ndarray) -> dict[str, float]:
     """Measures a written codec on held-out frames: PSNR in dB, share of codes used, perplexity."""
     codec = Codec.load(directory)
     tokens = codec.encode(frames)
-    error = np.mean((codec.decode(tokens).astype(np.float32) - frames) ** 2)
+    errors = (codec.decode(tokens).astype(np.float32) - frames) ** 2
     counts = np.bincount(tokens.reshape(-1), minlength=codec.config.codebook_size)
-    shares = counts[counts > 0] / counts.sum()
-    return {
-        "psnr": float(10 * np.log10(255**2 / error)),
-        "code_usage": float(np.mean(counts > 0)),
-        "perplexity": float(np.exp(-np.sum(shares * np.log(shares)))),
-    }
+    return {"psnr": float(psnr_of(np.mean(errors))), **code_statistics(counts)}
 
 
 def main(_) -> None:

@@ -203,7 +203,9 @@ def _unpickle(torch: ModuleType, path: Path) -> Any:
         raise ValueError(
             f"{path} holds objects other than tensors, or is damaged, and was not loaded: "
             f"unpickling them could run code ({found or 'unknown contents'}). If you trust it, "
-            "save its state dict alone, with torch.save or as .safetensors"
+            "save its state dict alone, where the libraries that wrote it are installed:\n"
+            f"  python -c \"import torch; c = torch.load('{path}', map_location='cpu', "
+            f"weights_only=False); torch.save(c.get('state_dict', c), '{path.stem}_weights.pt')\""
         ) from error
     except _DAMAGE as error:
         reason = (str(error) or type(error).__name__).partition("\n")[0][:200]

@@ -1,4 +1,4 @@
-"""Video files and pictures of videos: the only file that knows containers, codecs and palettes.
+"""Video files and pictures of videos; with `video_decoding`, all that knows containers and codecs.
 
 In memory a video is frames, uint8 [F, H, W, 3] in RGB, and a rate in frames per second. PyAV
 decodes whatever its FFmpeg knows (mp4, avi, webm, gif, ...) and writes mp4 and gif; Pillow chooses
@@ -18,9 +18,10 @@ import einops
 import numpy as np
 from PIL import Image
 
+from maskflow_jax.video_decoding import iterate_frames
+
 CONTEXT_COLOUR = (255, 0, 200)  # magenta: hardly any video has it
 _CRF = "12"  # of 51: no visible loss; at 64x64 the default of 23 smears textures
-_WHOLE_SHARE = 0.9  # of the frames a header announces; trimmed files rightly show a few less
 _GIF_TICKS = 100  # per second; gif knows no finer time
 _MIN_GIF_TICKS = 2  # browsers play anything shorter at a tenth of the speed
 
@@ -38,33 +39,12 @@ def read_video(path: str | os.PathLike) -> tuple[np.ndarray, float]:
         FileNotFoundError: if there is no such file.
         ValueError: if the file holds no video, is broken or is cut off.
     """
-    if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(f"no video at {path}: check the path")
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            announced = stream.frames
-            images, times = [], []
-            for frame in container.decode(stream):
-                images.append(frame.to_ndarray(format="rgb24"))
-                times.append((frame.pts, frame.duration))
-            rate = _mean_rate(times, stream)
-    except (av.FFmpegError, IndexError) as error:
-        raise ValueError(
-            f"{path} cannot be decoded as video ({error}): check that the file is whole, or convert"
-            f" it with `ffmpeg -i {path} out.mp4`"
-        ) from error
-    if len(images) < _WHOLE_SHARE * announced:
-        raise ValueError(
-            f"{path} announces {announced} frames and holds {len(images)}: it is cut off, "
-            "fetch it again"
-        )
-    if not images or not rate:
-        raise ValueError(f"{path} has {len(images)} frames at rate {rate}: remove or re-encode it")
-    if len({image.shape for image in images}) > 1:
-        raise ValueError(f"{path} changes its frame size midway: re-encode it at one size")
-    return np.stack(images), rate
+    timed = list(iterate_frames(path))
+    last, images = timed[-1], [frame.pixels for frame in timed]
+    seconds = last.start + last.duration - timed[0].start
+    if seconds <= 0:
+        raise ValueError(f"{path} has {len(images)} frames and no rate: remove or re-encode it")
+    return np.stack(images), len(images) / seconds
 
 
 def write_mp4(path: str | os.PathLike, frames: np.ndarray, fps: float, *, upscale: int = 1) -> None:
@@ -249,15 +229,6 @@ def side_by_side(videos: Sequence[np.ndarray], *, gap: int = 2) -> np.ndarray:
     space = np.full((*videos[0].shape[:2], gap, 3), 255, np.uint8)
     parts = [part for video in videos for part in (space, video)]
     return np.concatenate(parts[1:], axis=2)
-
-
-def _mean_rate(times: Sequence[tuple], stream: av.VideoStream) -> float:
-    """Frames per second over all frames' (start, duration); the header's word where they lack."""
-    if times and None not in (times[0][0], times[-1][0]) and times[-1][1]:
-        ticks = sum(times[-1]) - times[0][0]
-        if ticks > 0:
-            return float(len(times) / (ticks * stream.time_base))
-    return float(stream.average_rate or stream.guessed_rate or 0)
 
 
 def _palette(frames: np.ndarray) -> Image.Image:

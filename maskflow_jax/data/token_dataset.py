@@ -154,6 +154,7 @@ def write_token_dataset(
     tokenizer: dict[str, Any],
     source: dict[str, Any] | None = None,
     overwrite: bool = False,
+    attached: Iterable[Path] = (),
 ) -> None:
     """Writes a dataset of tokenised videos.
 
@@ -164,6 +165,7 @@ def write_token_dataset(
         tokenizer: identity of the tokenizer (`Codec.identity`).
         source: settings of the videos' source, anything JSON can hold.
         overwrite: replace an existing dataset, once the new one is complete.
+        attached: files to copy into the dataset, such as a manifest; read once all videos are.
 
     Raises:
         FileExistsError: if the directory is taken.
@@ -172,7 +174,7 @@ def write_token_dataset(
     directory = Path(directory).absolute()
     _check_record(tokenizer)
     _check_source(source)
-    _check_free(directory, overwrite)
+    check_free(directory, overwrite=overwrite)
     bad_names = [name for name in splits if not name.isidentifier() or name == "all"]
     if bad_names or not splits:
         raise ValueError(
@@ -186,7 +188,9 @@ def write_token_dataset(
             splits=splits, tokenizer=dict(tokenizer), source=dict(source or {}), data_dir=partial
         )
         builder.download_and_prepare(download_dir=partial, file_format="array_record")
-        _check_free(directory, overwrite)  # again: writing may have taken hours
+        for file in attached:
+            shutil.copyfile(file, Path(builder.data_dir) / file.name)
+        check_free(directory, overwrite=overwrite)  # again: writing may have taken hours
         _put_in_place(Path(builder.data_dir), directory)
 
 
@@ -205,6 +209,23 @@ def read_token_dataset(directory: str | Path, split: str) -> TokenVideos:
         ValueError: if the dataset is incomplete or has no such split.
     """
     return TokenVideos(directory, split)
+
+
+def check_free(directory: str | Path, *, overwrite: bool) -> None:
+    """Checks that a dataset may take a place.
+
+    Raises:
+        FileExistsError: if it is taken.
+    """
+    directory = Path(directory)
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    if not (directory / _INFO_FILE).is_file():
+        raise FileExistsError(f"{directory} is not a dataset but in use: choose another directory")
+    if not overwrite:
+        raise FileExistsError(
+            f"{directory} already holds a dataset: choose another directory or pass overwrite=True"
+        )
 
 
 def check_tokenizer(dataset_tokenizer: dict, other: dict, *, other_name: str) -> None:
@@ -270,18 +291,6 @@ def _check_source(source: dict[str, Any] | None) -> None:
         raise ValueError(
             f"source cannot be saved: {error}; pass numbers, strings, lists and dicts"
         ) from error
-
-
-def _check_free(directory: Path, overwrite: bool) -> None:
-    """Raises FileExistsError unless a dataset may take this place."""
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return
-    if not (directory / _INFO_FILE).is_file():
-        raise FileExistsError(f"{directory} is not a dataset but in use: choose another directory")
-    if not overwrite:
-        raise FileExistsError(
-            f"{directory} already holds a dataset: choose another directory or pass overwrite=True"
-        )
 
 
 def _put_in_place(new: Path, directory: Path) -> None:

@@ -4,23 +4,33 @@ A codec is a directory with `config.json` (the shape of the autoencoder) and `mo
 (its weights). The SHA-256 of the two is its identity: datasets and training runs record it, so that
 tokens are never decoded by a tokenizer that did not make them. The conversion between uint8 pixels
 and the network's [-1, 1] lives here and nowhere else.
+
+A directory whose `config.json` says so holds a tokenizer of torch instead, which `Codec.load` runs
+behind the same interface (`exported.py`).
 """
 
 import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
+from maskflow_jax.tokenizers import batching
+from maskflow_jax.tokenizers.vqgan import VQGANConfig, abstract_vqgan
+
+if TYPE_CHECKING:
+    from maskflow_jax.tokenizers.exported import ExportedCodec
 
 PRETRAINED = Path(__file__).parent / "pretrained"
+DTYPES = ("float32", "bfloat16")
 
 
 def to_unit_range(frames: jax.Array | np.ndarray) -> jax.Array:
@@ -34,20 +44,47 @@ def to_uint8(images: jax.Array) -> jax.Array:
 
 
 class Codec:
-    """Encodes frames to tokens and decodes tokens to frames.
+    """Encodes frames to tokens and decodes tokens to frames, on all devices of this process.
 
     Attributes:
+        config: shape of the autoencoder.
         identity: what datasets and runs record and compare: `name`, `sha256`, `codebook_size`,
             `grid` (tokens along the two sides of a frame) and `frame_size` in pixels.
-        batch_size: frames handled by one call of the network; the last batch is padded, so the
-            network is compiled once.
+        batch_size: frames handled by one call of the network, on all devices together; the last
+            batch is padded, so the network is compiled once.
     """
 
     def __init__(
-        self, config: VQGANConfig, params: dict, *, name: str, sha256: str, batch_size: int = 64
+        self,
+        config: VQGANConfig,
+        params: dict,
+        *,
+        name: str,
+        sha256: str,
+        batch_size: int | None = None,
+        memory_gb: float | None = None,
+        dtype: str = "float32",
     ):
+        """Prepares the network.
+
+        Args:
+            config: shape of the autoencoder.
+            params: its parameters, float32.
+            name: for `identity`.
+            sha256: for `identity`.
+            batch_size: frames of one call, rounded up to a multiple of the devices; by default 64
+                or as many as `memory_gb` holds.
+            memory_gb: memory of each device to use for frames under way, in 1e9 bytes, estimated.
+            dtype: of the convolutions, "float32" or "bfloat16". The codebook, the distances to it
+                and statistics are always float32; bfloat16 changes some tokens and a grey level
+                here and there, so make a dataset with one of them.
+
+        Raises:
+            ValueError: for another dtype, or memory that does not hold a frame.
+        """
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         self.config = config
-        self.batch_size = batch_size
         self.identity = {
             "name": name,
             "sha256": sha256,
@@ -55,35 +92,41 @@ class Codec:
             "grid": [config.grid_size, config.grid_size],
             "frame_size": config.frame_size,
         }
-        graphdef = nnx.graphdef(nnx.eval_shape(lambda: VQGAN(config, nnx.Rngs(0))))
-        self._params = jax.device_put(params)
-
-        @jax.jit
-        def encode(params, frames):
-            model = nnx.merge(graphdef, params)
-            return model.nearest_code(model.encode(to_unit_range(frames)))
-
-        @jax.jit
-        def decode(params, tokens):
-            return to_uint8(nnx.merge(graphdef, params).decode_tokens(tokens))
-
-        self._encode, self._decode = encode, decode
+        devices = jax.local_devices()
+        # A CPU computes bfloat16 in float32.
+        itemsize = 4 if devices[0].platform == "cpu" else jnp.dtype(dtype).itemsize
+        if batch_size is None:
+            frame_bytes = batching.bytes_per_frame(config, itemsize)
+            batch_size = batching.choose_batch_size(frame_bytes, memory_gb, len(devices))
+        self.batch_size = -(-batch_size // len(devices)) * len(devices)
+        self._encode, self._decode = _compiled(config, jnp.dtype(dtype), devices)
+        self._codebook = np.asarray(params["codebook"])
+        network = {key: value for key, value in params.items() if key != "codebook"}
+        network = jax.tree.map(lambda x: np.asarray(x, jnp.dtype(dtype)), network)
+        everywhere = NamedSharding(_mesh(devices), PartitionSpec())
+        self._params = jax.device_put({**network, "codebook": self._codebook}, everywhere)
 
     @classmethod
-    def load(cls, path: str | Path, **kwargs) -> "Codec":
+    def load(cls, path: str | Path, **kwargs) -> "Codec | ExportedCodec":
         """Loads a codec from a directory, or from a name shipped with the package.
 
         Args:
-            path: a directory with `config.json` and `model.safetensors`, or a name such as "maze".
-            **kwargs: passed on to the constructor.
+            path: a directory with `config.json` and `model.safetensors`, or a name such as "maze",
+                or a directory that `launch.export_tokenizer` wrote.
+            **kwargs: passed on to the constructor: `batch_size`, `memory_gb`, `dtype`.
 
         Raises:
             FileNotFoundError: if neither a directory nor a shipped codec of that name exists.
+            ImportError: if it is a tokenizer of torch, and torch is missing.
             ValueError: if the weights are damaged or do not fit the config, every mismatch named.
         """
         directory = Path(path)
         if not directory.is_dir():
             directory = PRETRAINED / str(path)
+        if _kind(directory / "config.json") == "torch_export":
+            from maskflow_jax.tokenizers.exported import ExportedCodec
+
+            return ExportedCodec.load(directory, **kwargs)
         weights, settings = directory / "model.safetensors", directory / "config.json"
         if not (weights.is_file() and settings.is_file()):
             shipped = ", ".join(sorted(p.name for p in PRETRAINED.glob("*") if p.is_dir()))
@@ -103,7 +146,7 @@ class Codec:
     @property
     def codebook(self) -> np.ndarray:
         """The code vectors, float32 [K, C]."""
-        return np.asarray(self._params["codebook"])
+        return self._codebook
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Encodes frames.
@@ -117,13 +160,10 @@ class Codec:
         Raises:
             ValueError: if the frames have another size or type.
         """
-        side = self.config.frame_size
-        if frames.dtype != np.uint8 or frames.shape[1:] != (side, side, 3):
-            raise ValueError(
-                f"tokenizer {self.identity['name']} takes uint8 frames [F, {side}, {side}, 3], got "
-                f"{frames.dtype} {list(frames.shape)}; crop and resize the video first"
-            )
-        return self._in_batches(self._encode, frames)
+        batching.check_frames(frames, self.identity)
+        return batching.in_batches(
+            lambda batch: self._encode(self._params, batch), frames, self.batch_size
+        )
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         """Decodes tokens.
@@ -137,26 +177,48 @@ class Codec:
         Raises:
             ValueError: if the grid differs or a value is no codebook index (a mask token, say).
         """
-        tokens, codebook_size = np.asarray(tokens), self.config.codebook_size
-        if list(tokens.shape[1:]) != self.identity["grid"]:
-            raise ValueError(
-                f"tokenizer {self.identity['name']} decodes grids of {self.identity['grid']} "
-                f"tokens, got {list(tokens.shape)}"
-            )
-        if tokens.size and not (tokens.min() >= 0 and tokens.max() < codebook_size):
-            raise ValueError(
-                f"tokens span [{tokens.min()}, {tokens.max()}] but the codebook has entries 0 to "
-                f"{codebook_size - 1}; a mask token ({codebook_size}) must be sampled, not decoded"
-            )
-        return self._in_batches(self._decode, tokens.astype(np.int32))
+        tokens = np.asarray(tokens)
+        batching.check_tokens(tokens, self.identity)
+        return batching.in_batches(
+            lambda batch: self._decode(self._params, batch),
+            tokens.astype(np.int32),
+            self.batch_size,
+        )
 
-    def _in_batches(self, function, items: np.ndarray) -> np.ndarray:
-        outputs = []
-        for start in range(0, max(len(items), 1), self.batch_size):
-            batch = items[start : start + self.batch_size]
-            padding = [(0, self.batch_size - len(batch))] + [(0, 0)] * (items.ndim - 1)
-            outputs.append(np.asarray(function(self._params, np.pad(batch, padding)))[: len(batch)])
-        return np.concatenate(outputs)
+
+def _mesh(devices: list) -> jax.sharding.Mesh:
+    return jax.sharding.Mesh(np.array(devices), ("frames",))
+
+
+def _compiled(config: VQGANConfig, dtype: np.dtype, devices: list) -> tuple:
+    """Encoder and decoder as functions of (params, batch) that split the batch over devices."""
+    graphdef, _ = abstract_vqgan(config)
+    mesh = _mesh(devices)
+    whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("frames",)))
+
+    def encode(params, frames):
+        model = nnx.merge(graphdef, params)
+        latents = model.encode(to_unit_range(frames).astype(dtype))
+        return model.nearest_code(latents.astype(jnp.float32))
+
+    def decode(params, tokens):
+        model = nnx.merge(graphdef, params)
+        quantised = jnp.take(model.codebook[...], tokens, axis=0)
+        return to_uint8(model.decode(quantised.astype(dtype)).astype(jnp.float32))
+
+    return tuple(
+        jax.jit(function, in_shardings=(whole, split), out_shardings=split)
+        for function in (encode, decode)
+    )
+
+
+def _kind(settings: Path) -> str | None:
+    """What kind of codec a `config.json` says it is; None for an autoencoder of this project."""
+    try:
+        return json.loads(settings.read_text()).get("kind")
+    except (OSError, ValueError, AttributeError):
+        # Missing and damaged files are reported where the codec is read.
+        return None
 
 
 def save_tokenizer(directory: str | Path, config: VQGANConfig, params: dict) -> None:
@@ -192,8 +254,7 @@ def unflatten_parameters(flat: dict[str, np.ndarray], config: VQGANConfig, *, so
     Raises:
         ValueError: with all missing, unexpected and mis-shaped names at once.
     """
-    abstract = nnx.eval_shape(lambda: nnx.to_pure_dict(nnx.state(VQGAN(config, nnx.Rngs(0)))))
-    wanted = nnx.traversals.flatten_mapping(abstract)
+    wanted = nnx.traversals.flatten_mapping(abstract_vqgan(config)[1])
     names = {path: ".".join(map(str, path)) for path in wanted}
     problems = [f"missing {name}" for name in names.values() if name not in flat]
     problems += [f"unexpected {name}" for name in sorted(flat.keys() - set(names.values()))]

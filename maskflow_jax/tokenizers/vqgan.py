@@ -10,6 +10,7 @@ Sources: van den Oord et al. 2017 (VQ-VAE); Esser et al. 2021 (VQGAN); Rombach e
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 
@@ -34,6 +35,7 @@ class VQGANConfig:
         embed_dim: width of a codebook entry.
         codebook_size: number of codebook entries K.
         norm_groups: groups of every group normalisation; 32 in all published checkpoints.
+        middle_attention: attends at the coarsest resolution, between two residual blocks.
     """
 
     frame_size: int = 256
@@ -45,6 +47,7 @@ class VQGANConfig:
     embed_dim: int = 4
     codebook_size: int = 16384
     norm_groups: int = 32
+    middle_attention: bool = True
 
     def __post_init__(self):
         object.__setattr__(self, "width_multipliers", tuple(self.width_multipliers))
@@ -126,15 +129,16 @@ class AttentionBlock(nnx.Module):
 
 
 class _Middle(nnx.Module):
-    """Residual, attention, residual at the coarsest resolution."""
+    """Residual, attention (if the config asks), residual at the coarsest resolution."""
 
     def __init__(self, width: int, config: VQGANConfig, rngs: nnx.Rngs):
         self.block_1 = ResnetBlock(width, width, config, rngs)
-        self.attn_1 = AttentionBlock(width, config, rngs)
+        self.attn_1 = AttentionBlock(width, config, rngs) if config.middle_attention else None
         self.block_2 = ResnetBlock(width, width, config, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.block_2(self.attn_1(self.block_1(x)))
+        x = self.block_1(x)
+        return self.block_2(x if self.attn_1 is None else self.attn_1(x))
 
 
 class _Resample(nnx.Module):
@@ -307,7 +311,17 @@ def nearest_code(latents: jax.Array, codebook: jax.Array) -> jax.Array:
     return jnp.argmin(jnp.sum(codebook**2, axis=-1) - 2 * products, axis=-1).astype(jnp.int32)
 
 
+@functools.cache
+def abstract_vqgan(config: VQGANConfig) -> tuple[nnx.GraphDef, dict]:
+    """Describes the network of a config without allocating it, once per config.
+
+    Returns:
+        The graph that `nnx.merge` joins with parameters, and the shapes of these as a nested dict.
+    """
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: VQGAN(config, nnx.Rngs(0))))
+    return graphdef, nnx.to_pure_dict(state)
+
+
 def parameter_count(config: VQGANConfig) -> int:
     """Counts the parameters of a configuration without allocating them."""
-    shapes = nnx.eval_shape(lambda: nnx.state(VQGAN(config, nnx.Rngs(0)), nnx.Param))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_vqgan(config)[1]))

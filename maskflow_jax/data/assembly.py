@@ -1,0 +1,292 @@
+"""From a finished work directory to the dataset: splits, manifest, records.
+
+Every item of the listing must be done, whichever process or machine did it. Videos are written in
+the order of their ids, so the dataset is the same to the byte however the work was divided or
+interrupted. The manifest, `manifest.jsonl` in the dataset, has a line for every file.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from maskflow_jax.data.items import Listing
+from maskflow_jax.data.preparation import Preparation
+from maskflow_jax.data.token_dataset import Video, write_token_dataset
+from maskflow_jax.data.work_directory import FAILED, WRITTEN, PreparationError, WorkDirectory
+
+FILTERED, IGNORED = "filtered", "ignored"
+MANIFEST = "manifest.jsonl"
+
+_FACTS = ("sha256", "bytes", "source_frames", "source_fps", "width", "height", "frames", "fps")
+_NAMED = 10  # of what may be thousands
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What became of a source's files.
+
+    Attributes:
+        counts: files by status: written, filtered, failed, ignored.
+        reasons: of those that were not written, how many have each.
+        videos: records of each split.
+        frames: of each split.
+        duplicates: written files whose content another one has, too.
+        tokens: written.
+    """
+
+    counts: Mapping[str, int]
+    reasons: Mapping[str, int]
+    videos: Mapping[str, int]
+    frames: Mapping[str, int]
+    duplicates: int
+    tokens: int
+
+    @property
+    def failed_share(self) -> float:
+        """Of the items; ignored files are none."""
+        items = sum(n for status, n in self.counts.items() if status != IGNORED)
+        return self.counts.get(FAILED, 0) / items if items else 0.0
+
+    def __str__(self):
+        lines = [
+            "files: " + ", ".join(f"{n} {status}" for status, n in sorted(self.counts.items())),
+            *(f"  {count} x {reason}" for reason, count in self.reasons.items()),
+            *(
+                f"{split}: {count} videos, {self.frames[split]} frames"
+                for split, count in self.videos.items()
+            ),
+            f"{self.tokens} tokens; {self.duplicates} files have the content of another",
+        ]
+        return "\n".join(lines)
+
+
+def collect_records(
+    listing: Listing, work: WorkDirectory, *, min_frames: int = 1, complete: bool = True
+) -> list[dict[str, Any]]:
+    """The records of all items, in the listing's order.
+
+    Args:
+        listing: of the source.
+        work: directory of what is done.
+        min_frames: shorter videos get the status "filtered".
+        complete: insist on every item.
+
+    Raises:
+        PreparationError: naming the items that are not done.
+    """
+    found = {item.id: work.record(item) for item in tqdm(listing.items, "records", leave=False)}
+    missing = [item_id for item_id, record in found.items() if record is None]
+    if missing and complete:
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        raise PreparationError(
+            f"{len(missing)} of {len(listing.items)} items are not in {work.path}: "
+            f"{', '.join(missing[:_NAMED])}{more}; run the shards they belong to, or copy their "
+            "work directories into this one"
+        )
+    records = []
+    for item in listing.items:
+        if (record := found[item.id]) is not None:
+            record |= {"split": item.split, "labels": dict(item.labels)}
+            if record["status"] == WRITTEN and record["frames"] < min_frames:
+                reason = f"fewer frames than min_frames {min_frames}"
+                record |= {"status": FILTERED, "reason": reason}
+            records.append(record)
+    return records
+
+
+def choose_splits(records: Iterable[Mapping[str, Any]], test_fraction: float) -> dict[str, str]:
+    """Assigns each content to a split.
+
+    The source's own split counts where there is one. Otherwise a content's hash decides, which
+    other files have no say in. Where the hashes of a few videos are all above the fraction, the
+    smallest is held out, with a warning: more files may change that one's split.
+
+    Args:
+        records: of the written items, with `sha256` and `split`.
+        test_fraction: share of contents to hold out; 0 makes no test split.
+
+    Returns:
+        SHA-256 of the content to "train" or "test". Files of one content are never divided; where
+        the source puts them into both, they are held out.
+
+    Raises:
+        ValueError: for a fraction outside 0 to 1, or if nothing is left to train on.
+    """
+    if not 0 <= test_fraction <= 1:
+        raise ValueError(f"test_fraction is {test_fraction}: choose a share from 0 to 1")
+    splits, by_hash = {}, []
+    for record in records:
+        content, split = record["sha256"], record["split"]
+        if split is None:
+            by_hash.append(content)
+        elif splits.setdefault(content, split) != split:
+            logging.warning("%s is in both splits by its content: held out", record["id"])
+            splits[content] = "test"
+    by_hash = sorted(set(by_hash) - splits.keys())
+    splits |= {c: "test" if _number(c) < test_fraction else "train" for c in by_hash}
+    if test_fraction and by_hash and "test" not in splits.values():
+        smallest = _number(by_hash[0])
+        splits[by_hash[0]] = "test"
+        logging.warning(
+            "no video's hash is below --test_fraction=%g; one is held out all the same. "
+            "--test_fraction=%.3f says so for good, also when there are more files",
+            test_fraction,
+            smallest + 0.001,
+        )
+    if test_fraction < 1 and splits and "train" not in splits.values():
+        raise ValueError(
+            f"all of the {len(splits)} videos would be held out: add videos, or pass "
+            "--test_fraction=0 to hold out none"
+        )
+    return splits
+
+
+def assemble(
+    preparation: Preparation,
+    listing: Listing,
+    work: WorkDirectory,
+    *,
+    test_fraction: float = 0.05,
+    segment_frames: int | None = None,
+    overwrite: bool = False,
+) -> Summary:
+    """Writes the dataset and its manifest from a complete work directory.
+
+    Args:
+        preparation: that the directory is of.
+        listing: of its source.
+        work: the directory.
+        test_fraction: share of the videos to hold out where the source does not say which.
+        segment_frames: cuts longer videos into records of so many frames; the last of a video is
+            left out if it is shorter than `min_frames`.
+        overwrite: replace a dataset that is there, once the new one is complete.
+
+    Raises:
+        FileExistsError: if the output is taken.
+        PreparationError: if items are missing or damaged, or the dataset cannot be written.
+        ValueError: if there is no video, or nothing to train on.
+    """
+    least = preparation.transform.min_frames
+    if segment_frames is not None and segment_frames < max(least, 1):
+        raise ValueError(f"segment_frames {segment_frames} is below min_frames {least}")
+    records = collect_records(listing, work, min_frames=least)
+    written = [record for record in records if record["status"] == WRITTEN]
+    summary = summarise(records, listing)
+    if not written:
+        raise ValueError(f"there is no video to write. {summary}")
+    splits = choose_splits(written, test_fraction)
+    parts = {split: [] for split in sorted(set(splits.values()), reverse=True)}
+    for record in written:
+        record["split"] = splits[record["sha256"]]
+        cuts = _segments(record["frames"], segment_frames, least)
+        parts[record["split"]] += [(record, cut) for cut in cuts]
+    rule = {"test_fraction": test_fraction, "segment_frames": segment_frames}
+    with _full_disk_explained(preparation.output):
+        manifest = write_manifest(work.path / MANIFEST, records, listing)
+        write_token_dataset(
+            preparation.output,
+            {split: _videos(work, of_split, split) for split, of_split in parts.items()},
+            tokenizer=preparation.tokenizer,
+            source=preparation.describe() | rule,
+            overwrite=overwrite,
+            attached=[manifest],
+        )
+    return dataclasses.replace(
+        summary,
+        videos={split: len(of_split) for split, of_split in parts.items()},
+        frames={s: sum(cut.stop - cut.start for _, cut in p) for s, p in parts.items()},
+    )
+
+
+def summarise(records: Iterable[Mapping[str, Any]], listing: Listing) -> Summary:
+    """Counts what became of the files."""
+    records = list(records)
+    counts = collections.Counter(record["status"] for record in records)
+    counts[IGNORED] += len(listing.ignored)
+    reasons = collections.Counter(
+        f"{record['status']}: {_anonymous(record)}" for record in records if record["reason"]
+    )
+    reasons += collections.Counter(f"{IGNORED}: {why}" for _, why in listing.ignored)
+    contents = [record["sha256"] for record in records if record["status"] == WRITTEN]
+    tokens = sum(int(np.prod(r["shape"])) for r in records if r["status"] == WRITTEN)
+    return Summary(
+        counts={status: count for status, count in counts.items() if count},
+        reasons=dict(reasons.most_common(_NAMED)),
+        videos={},
+        frames={},
+        duplicates=len(contents) - len(set(contents)),
+        tokens=tokens,
+    )
+
+
+def write_manifest(path: Path, records: Iterable[Mapping[str, Any]], listing: Listing) -> Path:
+    """Writes a line of JSON for every item and every ignored file, sorted by id."""
+    lines = {}
+    for record in records:
+        line = {"id": record["id"], "status": record["status"], "reason": record["reason"]}
+        line |= {name: record.get(name) for name in _FACTS}
+        done = record["status"] == WRITTEN
+        line |= {"tokens": int(np.prod(record["shape"])) if done else 0}
+        lines[record["id"]] = line | {"split": record["split"], "labels": record["labels"]}
+    for name, reason in listing.ignored:
+        lines[name] = {"id": name, "status": IGNORED, "reason": reason}
+    text = "".join(json.dumps(lines[name], ensure_ascii=False) + "\n" for name in sorted(lines))
+    path.write_text(text, "utf-8", errors="backslashreplace")
+    return path
+
+
+def remove_work(work: WorkDirectory) -> None:
+    """Deletes a work directory whose dataset is complete."""
+    shutil.rmtree(work.path)
+
+
+@contextlib.contextmanager
+def _full_disk_explained(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileExistsError, PreparationError):
+        raise
+    except (OSError, RuntimeError) as error:  # array_record's writer raises the latter
+        raise PreparationError(
+            f"{output} cannot be written ({error}): make room or permit it, then start the same "
+            "command again; the tokens are kept"
+        ) from error
+
+
+def _videos(
+    work: WorkDirectory, parts: Sequence[tuple[dict[str, Any], slice]], split: str
+) -> Iterator[Video]:
+    opened, tokens = None, None
+    for record, cut in tqdm(parts, f"writing {split}", unit="video"):
+        if record is not opened:
+            opened, tokens = record, work.tokens(record)
+        whole = cut.stop - cut.start == record["frames"]
+        video_id = record["id"] if whole else f"{record['id']}#{cut.start:06d}"
+        yield video_id, tokens[cut], record["fps"]
+
+
+def _segments(frames: int, length: int | None, least: int) -> list[slice]:
+    """The parts of a video to write."""
+    length = length or frames
+    cuts = [slice(start, min(start + length, frames)) for start in range(0, frames, length)]
+    return [cut for cut in cuts if cut.stop - cut.start >= least]
+
+
+def _number(content: str) -> float:
+    return int(content[:16], 16) / 2**64
+
+
+def _anonymous(record: Mapping[str, Any]) -> str:
+    """A reason without the file's name, so that equal ones can be counted."""
+    name = record["id"].rpartition("/")[2]
+    words = record["reason"].replace("\n", " ").split()
+    return " ".join("FILE" if name in word else word for word in words)[:160]

@@ -1,0 +1,188 @@
+"""What a preparation will take, and how fast its parts are, without writing anything."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from maskflow_jax.data.decoders import decoded
+from maskflow_jax.data.decoding import Outcome, decode_item
+from maskflow_jax.data.items import Item, Listing
+from maskflow_jax.data.preparation import Encoder, Preparation, Throughput
+
+_HEADERS = 200  # to read; of more items, this many are taken evenly
+_BYTES_PER_TOKEN = 2
+_KEPT_BATCHES = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What is expected.
+
+    Attributes:
+        items: of the source.
+        ignored: files that it does not take.
+        videos: items that are long enough.
+        unreadable: items whose header cannot be read.
+        frames: of the dataset.
+        bytes: of the dataset, at most; records are compressed.
+        seconds: of the work.
+        decode_rate: frames per second of one decoder, measured on a batch.
+        encode_rate: frames per second of the encoder, measured on a batch.
+    """
+
+    items: int
+    ignored: int
+    videos: int
+    unreadable: int
+    frames: int
+    bytes: int
+    seconds: float
+    decode_rate: float
+    encode_rate: float
+
+    def __str__(self):
+        return (
+            f"{self.items} items, {self.ignored} files ignored; about {self.videos} videos of "
+            f"{self.frames} frames in all, {self.unreadable} items unreadable\n"
+            f"at most {self.bytes / 1e6:.1f} MB on disk, and as much for the work directory\n"
+            f"about {self.seconds / 60:.1f} minutes: decoding {self.decode_rate:.0f}, encoding "
+            f"{self.encode_rate:.0f} frames/s, measured on one batch"
+        )
+
+
+def estimate(
+    preparation: Preparation, listing: Listing, encoder: Encoder, *, workers: int = 0
+) -> Estimate:
+    """Estimates a preparation by the items' headers and one batch.
+
+    Args:
+        preparation: what is to be done.
+        listing: of its source.
+        encoder: makes the tokens.
+        workers: processes that will decode.
+
+    Raises:
+        ValueError: if there are no items, or none can be read.
+    """
+    items = listing.items
+    if not items:
+        raise ValueError(f"there are no videos, and {len(listing.ignored)} other files")
+    some = [items[i] for i in sorted({len(items) * k // _HEADERS for k in range(_HEADERS)})]
+    lengths = [length for item in some if (length := _length(preparation, item)) is not None]
+    long = [length for length in lengths if length >= preparation.transform.min_frames]
+    scale = len(items) / len(some)
+    batch, decode_rate = _decode_batch(preparation, some, encoder.batch_size)
+    encode_rate = _encode_rate(encoder, batch)
+    frames = round(scale * sum(long))
+    rows, columns = preparation.tokenizer["grid"]
+    return Estimate(
+        items=len(items),
+        ignored=len(listing.ignored),
+        videos=round(scale * len(long)),
+        unreadable=round(scale * (len(some) - len(lengths))),
+        frames=frames,
+        bytes=frames * rows * columns * _BYTES_PER_TOKEN,
+        seconds=frames / min(decode_rate * max(workers, 1), encode_rate),
+        decode_rate=decode_rate,
+        encode_rate=encode_rate,
+    )
+
+
+def measure_throughput(
+    preparation: Preparation, items: Sequence[Item], encoder: Encoder, *, workers: int = 0
+) -> Throughput:
+    """Measures decoding alone, encoding alone and both together on the same items.
+
+    Args:
+        preparation: what to do with them.
+        items: that can be read.
+        encoder: makes the tokens; alone, it encodes the first batches over and over.
+        workers: processes to decode with; 0 decodes in a thread.
+
+    Returns:
+        Seconds of each for all frames; here `decode_seconds` are those that passed.
+
+    Raises:
+        ValueError: if no item can be read.
+    """
+    first, sizes = [], []
+
+    def keep(batch: np.ndarray) -> None:
+        sizes.append(len(batch))
+        if len(first) < _KEPT_BATCHES:
+            first.append(batch)
+
+    decode_seconds = _pass_all(preparation, items, encoder.batch_size, workers, keep)
+    if not first:
+        raise ValueError(f"none of {len(items)} items can be decoded")
+    encoder.encode(first[0])  # compiles
+    start = time.perf_counter()
+    for index, size in enumerate(sizes):
+        encoder.encode(first[index % len(first)][:size])
+    encode_seconds = time.perf_counter() - start
+    seconds = _pass_all(preparation, items, encoder.batch_size, workers, encoder.encode)
+    return Throughput(
+        frames=sum(sizes),
+        decode_seconds=decode_seconds,
+        encode_seconds=encode_seconds,
+        seconds=seconds,
+    )
+
+
+def _pass_all(
+    preparation: Preparation,
+    items: Sequence[Item],
+    batch_size: int,
+    workers: int,
+    take: Callable[[np.ndarray], object],
+) -> float:
+    """Decodes items and hands the batches on; returns the seconds that it took."""
+    options = {"batch_size": batch_size, "workers": workers}
+    start = time.perf_counter()
+    with decoded(preparation.source, items, preparation.transform, **options) as messages:
+        for _, content in messages:
+            if not isinstance(content, Outcome):
+                take(content)
+    return time.perf_counter() - start
+
+
+def _length(preparation: Preparation, item: Item) -> float | None:
+    """Frames that an item will have, by its header; None if that cannot be read."""
+    source, transform = preparation.source, preparation.transform
+    try:
+        if hasattr(source, "length"):
+            frames, seconds = source.length(item)
+        else:
+            frames = sum(1 for _ in source.open(item))
+            seconds = frames / source.fps
+    except (OSError, ValueError):
+        return None
+    shown = seconds * transform.fps if transform.fps else frames
+    return min(math.ceil(shown / transform.frame_interval), transform.max_frames or math.inf)
+
+
+def _decode_batch(
+    preparation: Preparation, items: Sequence[Item], batch_size: int
+) -> tuple[np.ndarray, float]:
+    """The first batch of the first item that has one, and the rate it was decoded at."""
+    reason = None
+    for item in items:
+        start = time.perf_counter()
+        decoding = decode_item(preparation.source, item, preparation.transform, batch_size)
+        with contextlib.closing(decoding):
+            content = next(decoding)
+            if not isinstance(content, Outcome):
+                return content, len(content) / (time.perf_counter() - start)
+            reason = reason or content.failure
+    raise ValueError(f"none of {len(items)} items can be decoded; the first: {reason}")
+
+
+def _encode_rate(encoder: Encoder, batch: np.ndarray) -> float:
+    encoder.encode(batch)  # compiles
+    start = time.perf_counter()
+    encoder.encode(batch)
+    return len(batch) / (time.perf_counter() - start)

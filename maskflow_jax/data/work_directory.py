@@ -1,0 +1,230 @@
+"""What is done so far: a directory beside the dataset to come, with two files for each item.
+
+`XX/NAME.tokens` holds an item's tokens, `XX/NAME.json` its record, with NAME the hash of its id.
+Each is written under a temporary name and then renamed, the record last: an item that has a record
+is done, and nothing else counts. So a run can be killed at any moment, several can share the
+directory, and the disk can fill up.
+
+`settings.json` says what the tokens were made with; tokens made otherwise are refused.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskflow_jax.data.items import Item, content_hash, file_state, total_size
+
+WRITTEN, FAILED = "written", "failed"
+
+_TOKENS = np.dtype("<u2")
+
+
+class PreparationError(RuntimeError):
+    """The work cannot go on; what is done stays valid, and the message says what to do."""
+
+
+class WorkDirectory:
+    """The tokens and records of items, by id.
+
+    Attributes:
+        path: the directory.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        """Opens or makes the directory.
+
+        Args:
+            path: of the directory.
+            settings: what decides about the tokens, anything JSON can hold.
+
+        Raises:
+            ValueError: if it was made with other settings.
+            PreparationError: if it cannot be written.
+        """
+        self.path = Path(path)
+        settings = json.loads(json.dumps(settings))
+        file = self.path / "settings.json"
+        if file.is_file():
+            _check_settings(self.path, json.loads(file.read_text()), settings)
+        else:
+            with self._full_disk_explained():
+                self.path.mkdir(parents=True, exist_ok=True)
+                _write_whole(file, json.dumps(settings, indent=2, sort_keys=True).encode())
+
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Holds a lock that ends with the process.
+
+        Raises:
+            PreparationError: if another process holds it.
+        """
+        with (self.path / f"{name}.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise PreparationError(
+                    f"another process works in {self.path} ({name}): wait for it, or give each "
+                    "its --shard"
+                ) from error
+            yield
+
+    def record(self, item: Item) -> dict[str, Any] | None:
+        """The record of an item that is done, or None.
+
+        Raises:
+            PreparationError: if the record is damaged.
+        """
+        file = self._file(item.id, ".json")
+        try:
+            return json.loads(file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise PreparationError(f"{file} is damaged: delete it and run again") from error
+
+    def is_done(self, item: Item) -> bool:
+        """Whether an item needs no work: it has a record, and its files are those it is of.
+
+        Items that failed are tried again; what was wrong may have been put right.
+        """
+        record = self.record(item)
+        if record is None or record["status"] == FAILED:
+            return False
+        if record["status"] == WRITTEN and not self._is_whole(record):
+            return False
+        if not item.paths:
+            return True
+        try:
+            return file_state(item.paths) == record["state"] or (
+                total_size(item.paths) == record["bytes"]
+                and content_hash(item.paths) == record["sha256"]
+            )
+        except OSError:
+            return False
+
+    def writer(self, item: Item) -> "TokenWriter":
+        """To write an item's tokens and record with."""
+        tokens, record = self._file(item.id, ".tokens"), self._file(item.id, ".json")
+        return TokenWriter(tokens, record, self._full_disk_explained)
+
+    def tokens(self, record: dict[str, Any]) -> np.ndarray:
+        """An item's tokens uint16 [F, h, w], mapped from the disk and checked.
+
+        Raises:
+            PreparationError: if they are not what was written.
+        """
+        file = self._file(record["id"], ".tokens")
+        if not self._is_whole(record):
+            raise PreparationError(
+                f"{file} (of {record['id']}) is missing or cut off: copy it again, or delete "
+                f"{file.with_suffix('.json')} and run again"
+            )
+        tokens = np.memmap(file, _TOKENS, "r", shape=tuple(record["shape"]))
+        if hashlib.sha256(tokens).hexdigest() != record["tokens_sha256"]:
+            raise PreparationError(
+                f"{file} (of {record['id']}) is damaged: delete it, and run again"
+            )
+        return tokens
+
+    def _is_whole(self, record: dict[str, Any]) -> bool:
+        file, frames = self._file(record["id"], ".tokens"), record["shape"]
+        return file.is_file() and file.stat().st_size == _TOKENS.itemsize * int(np.prod(frames))
+
+    def _file(self, item_id: str, suffix: str) -> Path:
+        name = hashlib.sha256(item_id.encode()).hexdigest()[:32]
+        return self.path / name[:2] / (name + suffix)
+
+    @contextlib.contextmanager
+    def _full_disk_explained(self) -> Iterator[None]:
+        """Turns a failed write into an error that says what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise PreparationError(
+                f"{self.path} cannot be written ({error}): make room or permit it, then start the "
+                "same command again; what is done is kept"
+            ) from error
+
+
+class TokenWriter:
+    """Writes one item's tokens as they come, then its record."""
+
+    def __init__(self, tokens: Path, record: Path, explained: Any):
+        self._tokens, self._record, self._explained = tokens, record, explained
+        self._part = tokens.with_name(f".{tokens.name}.{os.getpid()}.part")
+        self._file, self._digest, self._frames, self._grid = None, hashlib.sha256(), 0, ()
+
+    def write(self, tokens: np.ndarray) -> None:
+        """Appends tokens, integers [F, h, w]; PreparationError if they cannot be written."""
+        with self._explained():
+            if self._file is None:
+                self._part.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._part.open("wb")
+            data = tokens.astype(_TOKENS).tobytes()
+            self._file.write(data)
+        self._digest.update(data)
+        self._frames, self._grid = self._frames + len(tokens), tokens.shape[1:]
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """Puts the record, and the tokens if its status is "written", in place."""
+        with self._explained():
+            if record["status"] == WRITTEN:
+                self._file.close()
+                self._part.replace(self._tokens)
+                record = record | {
+                    "shape": [self._frames, *self._grid],
+                    "tokens_sha256": self._digest.hexdigest(),
+                }
+            else:
+                self.discard()
+                self._tokens.unlink(missing_ok=True)  # of an earlier state of the file
+                self._record.parent.mkdir(parents=True, exist_ok=True)
+            _write_whole(self._record, json.dumps(record, sort_keys=True).encode())
+
+    def discard(self) -> None:
+        """Removes what has not been finished."""
+        if self._file is not None:
+            # The buffer of a full disk cannot be flushed; it is not wanted either.
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._part.unlink(missing_ok=True)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Writes a file that is there as a whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _check_settings(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raises ValueError that names all differences."""
+    before, now = _flat(stored), _flat(wanted)
+    differences = [
+        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"{path} was made with other settings: {'; '.join(differences)}. Go on with those, "
+            "delete it, or write another --output"
+        )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in settings.items():
+        inside = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{name}.") if inside else {f"{prefix}{name}": value}
+    return flat

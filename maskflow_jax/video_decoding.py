@@ -1,0 +1,170 @@
+"""From a video file to its frames, one at a time: memory does not grow with the video.
+
+Frames come upright, as uint8 RGB whatever the file holds (greyscale, alpha, 10 bits), and with the
+times at which they are shown. Files that are broken, cut off or no video raise a ValueError that
+says what to do; a cut-off file may do so only after its last frame.
+"""
+
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+_WHOLE_SHARE = 0.9  # of what a header announces; trimmed files rightly show a little less
+_INSTANT = 1e-8  # seconds
+_CLOCK = re.compile(r"(\d+):(\d+):(\d+(?:\.\d*)?)")  # how Matroska notes a stream's duration
+
+
+class TimedFrame(NamedTuple):
+    """A frame and when it is shown.
+
+    Attributes:
+        pixels: uint8 [H, W, 3].
+        start: seconds.
+        duration: seconds; the next frame's start decides where there is one. 0 if unknown.
+        rounding: seconds by which the file's clock may have rounded `start`.
+    """
+
+    pixels: np.ndarray
+    start: float
+    duration: float
+    rounding: float = 0.0
+
+
+class Header(NamedTuple):
+    """What a file says of itself, unchecked; 0 where it says nothing.
+
+    Attributes:
+        frames: number of frames.
+        seconds: duration.
+        rate: frames per second.
+        width: of a frame in pixels, before rotation.
+        height: of a frame in pixels, before rotation.
+    """
+
+    frames: int
+    seconds: float
+    rate: float
+    width: int
+    height: int
+
+
+def iterate_frames(path: str | os.PathLike) -> Iterator[TimedFrame]:
+    """Decodes a video file or an animated gif frame by frame.
+
+    Transparency is dropped, as is the shape of pixels that are not square; rotation, as phones
+    record it, is applied.
+
+    Args:
+        path: of the file.
+
+    Yields:
+        Frames in the order in which they are shown, all of one size; starts never decrease.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file holds no video, is broken or is cut off.
+    """
+    with _opened(path) as container:
+        try:
+            yield from _decode(path, container)
+        except av.FFmpegError as error:
+            raise ValueError(_undecodable(path, error)) from error
+
+
+def read_header(path: str | os.PathLike) -> Header:
+    """Reads what a video file announces, without decoding it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file holds no video.
+    """
+    with _opened(path) as container:
+        return _header(container)
+
+
+def _opened(path: str | os.PathLike) -> av.container.InputContainer:
+    """The container, to be closed; it has a stream of video."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no video at {path}: check the path")
+    try:
+        # Absolute, so that a name such as "12:30.mp4" is no protocol. Local files alone, so that
+        # what calls itself a video cannot be a playlist of addresses.
+        container = av.open(str(path.absolute()), options={"protocol_whitelist": "file"})
+    except PermissionError as error:  # FFmpeg's is one, too
+        raise PermissionError(f"{path} may not be read: `chmod +r` it") from error
+    except av.FFmpegError as error:
+        raise ValueError(_undecodable(path, error)) from error
+    if not container.streams.video:
+        container.close()
+        raise ValueError(_undecodable(path, "it has no stream of video"))
+    return container
+
+
+def _undecodable(path: str | os.PathLike, why: object) -> str:
+    return (
+        f"{path} cannot be decoded as video ({why}): check that the file is whole, or convert it "
+        f"with `ffmpeg -i {path} out.mp4`"
+    )
+
+
+def _decode(path: str | os.PathLike, container: av.container.InputContainer) -> Iterator:
+    """Yields the frames of an opened file, then checks that they were all."""
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    header, tick = _header(container), float(stream.time_base or 0)
+    usual = 1 / header.rate if header.rate else 0.0
+    count, first, start, duration, shape = 0, 0.0, -usual, usual, None
+    for frame in container.decode(stream):
+        turns = round(frame.rotation / 90)  # counterclockwise
+        pixels = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+        if shape not in (None, pixels.shape):
+            raise ValueError(f"{path} changes its frame size midway: re-encode it at one size")
+        shape = pixels.shape
+        known = start + duration if frame.pts is None else frame.pts * tick
+        start = max(known, start) if count else known
+        duration = (frame.duration or 0) * tick or usual
+        first = first if count else start
+        count += 1
+        # A clock that ticks once per frame is exact; a finer one rounds to its nearest tick.
+        rounding = 0.5 * tick - _INSTANT if 1.5 * tick < duration else 0.0
+        yield TimedFrame(pixels, start, duration, rounding)
+    if not count:
+        raise ValueError(f"{path} has no frames: remove or re-encode it")
+    _check_whole(path, header, count, start + duration - first)
+
+
+def _check_whole(path: str | os.PathLike, header: Header, frames: int, seconds: float) -> None:
+    """Raises ValueError if much is missing of what the header announces."""
+    if header.frames:
+        announced, found = f"{header.frames} frames", frames / header.frames
+    else:
+        announced = f"{header.seconds:.2f} s"
+        found = seconds / header.seconds if header.seconds else 1.0
+    if found < _WHOLE_SHARE:
+        raise ValueError(
+            f"{path} announces {announced} and holds {frames} frames, {seconds:.2f} s: it is cut "
+            "off, fetch it again"
+        )
+
+
+def _header(container: av.container.InputContainer) -> Header:
+    stream = container.streams.video[0]
+    rate = float(stream.average_rate or stream.guessed_rate or 0)
+    return Header(stream.frames, _seconds(container, stream), rate, stream.width, stream.height)
+
+
+def _seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+    """The stream's own duration. The container's may be that of longer sound."""
+    if stream.duration is not None and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if found := _CLOCK.match(stream.metadata.get("DURATION", "")):
+        hours, minutes, seconds = map(float, found.groups())
+        return 3600 * hours + 60 * minutes + seconds
+    alone = len(container.streams) == 1
+    return container.duration / av.time_base if alone and container.duration else 0.0

@@ -1,0 +1,182 @@
+"""`launch.prepare_data` from end to end: a folder of videos becomes a dataset that trains."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from videos import MeanEncoder, contents, moving, write_video
+
+from configs import own_videos
+from launch import preparing, training
+from maskflow_jax import video_io
+from maskflow_jax.data.token_dataset import read_token_dataset
+from maskflow_jax.data.work_directory import PreparationError
+from maskflow_jax.tokenizers.codec import Codec
+
+ROOT = Path(__file__).parents[1]
+DEFAULTS = {
+    "source": "video_folder",
+    "fps": 5.0,
+    "min_frames": 4,
+    "test_fraction": 0.3,
+    "segment_frames": None,
+    "overwrite": False,
+    "batch_size": 8,
+    "workers": 0,
+    "shard": None,
+    "merge": False,
+    "beam": None,
+    "dry_run": False,
+    "keep_work": False,
+    "max_failed": 0.0,
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A codec that was never trained, and a folder of videos."""
+    folder = tmp_path_factory.mktemp("world")
+    tiny.write_world(folder)
+    kinds = [("mp4", "libx264", "yuv420p"), ("avi", "mpeg4", "yuv420p"), ("gif", "gif", "rgb8")]
+    for index in range(9):
+        suffix, codec, pix_fmt = kinds[index % 3]
+        name = folder / "films" / f"{index}.{suffix}"
+        write_video(name, moving(24 + index, 20 + 2 * index, 36, index), 10, codec, pix_fmt)
+    (folder / "films" / "notes.txt").write_text("mine")
+    return folder
+
+
+def run(world, output, **values):
+    """Calls the program's work with the values of its flags; returns its exit code."""
+    with tiny.quick_compilation():
+        return preparing.run(
+            DEFAULTS
+            | {"input": f"{world}/films", "codec": f"{world}/codec", "output": str(output)}
+            | values
+        )
+
+
+@pytest.fixture(scope="module")
+def dataset(world):
+    assert run(world, world / "made") == 0
+    return world / "made"
+
+
+def test_dataset_is_what_the_codec_makes_of_the_files(world, dataset):
+    codec, found = Codec.load(world / "codec"), {}
+    for split in ("train", "test"):
+        found |= {video["id"]: video for video in read_token_dataset(dataset, split)}
+    assert len(found) == 9
+    for name in ("0.mp4", "4.avi", "8.gif"):
+        frames, fps = video_io.read_video(world / "films" / name)
+        assert fps == pytest.approx(10)
+        shown = video_io.square_frames(frames[::2], 8)
+        np.testing.assert_array_equal(found[name]["tokens"], codec.encode(shown))
+    assert not (world / "made.work").exists()
+
+
+def test_dataset_trains(world, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "preview_hook", lambda *_, **__: lambda step, state: None)
+    settings = tiny.settings_of(world, run__num_steps=2)
+    settings["data"] |= {"directory": str(dataset), "source": {"fps": 5.0}}
+    with tiny.quick_compilation():
+        assert training.train_from_config(settings, tmp_path / "run")
+    settings["data"]["source"] = own_videos.get_config().data.source.to_dict()
+    assert settings["data"]["source"] == {}
+
+
+def test_dry_run_writes_nothing(world, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        assert run(world, tmp_path / "out", dry_run=True) == 0
+    assert "9 items, 1 files ignored; about 9 videos" in caplog.text
+    assert re.search(r"decoding \d+, encoding \d+ frames/s", caplog.text)
+    assert not any(tmp_path.iterdir())
+
+
+def test_shards_and_merge(world, dataset, tmp_path):
+    for index in range(2):
+        assert run(world, tmp_path / "out", shard=f"{index}/2") == 0
+        lines = (tmp_path / f"out.work/shard-{index}-of-2.jsonl").read_text().splitlines()
+        assert {json.loads(line)["status"] for line in lines} == {"written"}
+        if not index:
+            with pytest.raises(PreparationError, match="run the shards they belong to"):
+                run(world, tmp_path / "out", merge=True)
+    assert run(world, tmp_path / "out", merge=True, keep_work=True) == 0
+    assert contents(tmp_path / "out") == contents(dataset)
+    assert (tmp_path / "out.work").is_dir()
+    with pytest.raises(ValueError, match="i/n"):
+        run(world, tmp_path / "out", shard="two")
+
+
+def test_failures_decide_the_exit_code(world, tmp_path, caplog):
+    films = tmp_path / "in" / "films"
+    films.mkdir(parents=True)
+    for name in ("0.mp4", "1.avi", "2.gif"):
+        (films / name).symlink_to(world / "films" / name)
+    (films / "bad.mp4").write_text("no video")
+    given = {"input": str(films), "test_fraction": 0.0}
+    with caplog.at_level("INFO"):
+        assert run(world, tmp_path / "out", **given) == 1
+    assert "1 failed, 3 written" in caplog.text
+    assert len(read_token_dataset(tmp_path / "out", "train")) == 3
+    assert (tmp_path / "out.work").is_dir()  # kept, as the file may be repaired
+    with pytest.raises(FileExistsError, match="already holds a dataset"):
+        run(world, tmp_path / "out", **given)
+    assert run(world, tmp_path / "out", **given, overwrite=True, max_failed=0.25) == 0
+    assert not (tmp_path / "out.work").exists()
+
+
+def test_impossible_flags(world, tmp_path):
+    with pytest.raises(ValueError, match="video_folder takes no fps"):
+        run(world, tmp_path / "out", source_fps=3)
+    with pytest.raises(ValueError, match=r"no videos.*suffix \.txt"):
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "a.txt").touch()
+        run(world, tmp_path / "out", input=f"{tmp_path}/in")
+    with pytest.raises(ValueError, match="does not lie in a frame"):
+        run(world, tmp_path / "out", crop=["0", "0", "999", "9"], dry_run=True)
+    assert not (tmp_path / "out.work").exists()
+
+
+def test_defaults_come_from_the_source():
+    values = {"source": "dmlab", "input": "in", "output": "out", "min_frames": None}
+    made = preparing.make_preparation(MeanEncoder(), values)
+    assert (made.transform.min_frames, made.transform.max_frames) == (36, 300)
+    assert made.describe()["fps"] == 15
+    values |= {"source": "faceforensics", "crop": ["1", "2", "3", "4"], "min_frames": 20}
+    made = preparing.make_preparation(MeanEncoder(), values)
+    assert (made.transform.fps, made.transform.min_frames) == (8, 20)
+    assert made.transform.crop == (1, 2, 3, 4)
+    made = preparing.make_preparation(MeanEncoder(), values | {"source": "video_folder"})
+    assert made.transform.fps is None
+    images = values | {"source": "image_sequence", "source_fps": 12.0, "frame_interval": 3}
+    assert preparing.make_preparation(MeanEncoder(), images).describe()["fps"] == 4
+
+
+def test_beam_makes_the_same_dataset(world, dataset, tmp_path):
+    pytest.importorskip("apache_beam")
+    assert run(world, tmp_path / "out", beam=["--runner=DirectRunner"]) == 0
+    assert contents(tmp_path / "out") == contents(dataset)
+
+
+def test_the_program(world, dataset, tmp_path):
+    """The command line, with processes that decode."""
+    given = [f"--input={world}/films", f"--codec={world}/codec", f"--output={tmp_path}/out"]
+    same = ["--fps=5", "--min_frames=4", "--test_fraction=0.3", "--batch_size=8", "--workers=2"]
+    program = subprocess.run(
+        [sys.executable, "-m", "launch.prepare_data", *given, *same],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert program.returncode == 0, program.stderr
+    assert re.search(r"decoding \d+, encoding \d+, together \d+ frames/s", program.stderr)
+    assert "files: 1 ignored, 9 written" in program.stderr
+    made = contents(tmp_path / "out")
+    assert made.keys() == contents(dataset).keys()
+    assert made["manifest.jsonl"] == contents(dataset)["manifest.jsonl"]

@@ -1,0 +1,305 @@
+"""Sources list without reading, and give the frames that were put in."""
+
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+from videos import moving, write_video
+
+from maskflow_jax.data import sources
+from maskflow_jax.data.decoding import Outcome, decode_item
+from maskflow_jax.data.frame_transforms import FrameTransform
+from maskflow_jax.data.items import describe, files_under, natural_key
+from maskflow_jax.data.sources import make_source
+
+
+def read(source, item):
+    timed = list(source.open(item))
+    return np.stack([frame.pixels for frame in timed]), [frame.start for frame in timed]
+
+
+def failure(source, item):
+    *_, outcome = decode_item(source, item, FrameTransform(size=8), 8)
+    assert isinstance(outcome, Outcome)
+    return outcome.failure
+
+
+def by_id(source):
+    assert pickle.loads(pickle.dumps(source)) == source
+    return {item.id: item for item in source.listing().items}
+
+
+def test_natural_order():
+    names = ["f10.png", "f9.png", "f1.png", "f01.png", "g.png", "12.png", "2b.png"]
+    assert sorted(names, key=natural_key) == [
+        "2b.png", "12.png", "f01.png", "f1.png", "f9.png", "f10.png", "g.png"
+    ]  # fmt: skip
+
+
+def test_unknown_settings_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown source 'movies'.*video_folder.*tfds_videos"):
+        make_source("movies", {})
+    with pytest.raises(ValueError, match=r"video_folder takes no fps.*root, split_folders"):
+        make_source("video_folder", {"root": tmp_path, "fps": 3})
+    with pytest.raises(ValueError, match="image_sequence needs fps"):
+        make_source("image_sequence", {"root": tmp_path, "fps": None})
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        make_source("video_folder", {"root": tmp_path / "x"}).listing()
+
+
+@pytest.mark.parametrize("name", sources.SOURCES)
+def test_descriptions_are_json_without_the_folder(tmp_path, name):
+    needed = {"fps": 5.0} if name in ("image_sequence", "numpy_arrays") else {}
+    source = make_source(name, {"root": tmp_path, **needed})
+    assert describe(source)["name"] == name
+    assert str(tmp_path) not in repr(describe(source))
+    assert not source.listing().items
+
+
+def test_video_folder_takes_splits_from_folders(tmp_path):
+    for name in ("train/a.mp4", "test/b/c.avi", "other/d.gif", "train.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    items = by_id(make_source("video_folder", {"root": tmp_path, "split_folders": True}))
+    assert {name: item.split for name, item in items.items()} == {
+        "train/a.mp4": "train", "test/b/c.avi": "test", "other/d.gif": None, "train.mp4": None
+    }  # fmt: skip
+    assert not any(item.split for item in by_id(make_source("video_folder", {"root": tmp_path}))
+                   .values())  # fmt: skip
+
+
+def test_folders_are_visited_once(tmp_path):
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    (tmp_path / "far").mkdir()
+    (tmp_path / "in" / "a" / "x").touch()
+    (tmp_path / "far" / "y").touch()
+    (tmp_path / "in" / "a" / "again").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "far").symlink_to(tmp_path / "far")
+    assert [name for name, _ in files_under(tmp_path / "in")] == ["a/x", "far/y"]
+
+
+def test_faceforensics(tmp_path):
+    write_video(tmp_path / "a.avi", moving(40, 150, 150), 25, "ffv1", "bgr0")
+    write_video(tmp_path / "b.avi", moving(4, 150, 152), 25, "ffv1", "bgr0")
+    source = make_source("faceforensics", {"root": tmp_path})
+    items = by_id(source)
+    transform = FrameTransform(size=256, **source.DEFAULTS)
+    batch, outcome = decode_item(source, items["a.avi"], transform, 64)
+    assert batch.shape == (13, 256, 256, 3) and outcome.facts["fps"] == 8
+    enlarged = Image.fromarray(moving(40, 150, 150)[3]).resize((256, 256), Image.BICUBIC)
+    np.testing.assert_array_equal(batch[1], enlarged)
+    assert "152x150" in failure(source, items["b.avi"])
+    assert source.length(items["a.avi"])[0] == 40
+
+
+def test_dmlab(tmp_path):
+    video = moving(300, 64, 64)
+    for split in ("train", "test"):
+        (tmp_path / split / "0").mkdir(parents=True)
+    np.savez_compressed(tmp_path / "train/0/a.npz", video=video, actions=np.zeros(300, int))
+    np.save(tmp_path / "test/0/b.npy", video)
+    np.savez(tmp_path / "test/0/c.npz", video=moving(3, 64, 65))
+    source = make_source("dmlab", {"root": tmp_path})
+    items = by_id(source)
+    assert [items[n].split for n in sorted(items)] == ["test", "test", "train"]
+    for name in ("train/0/a.npz", "test/0/b.npy"):
+        frames, starts = read(source, items[name])
+        np.testing.assert_array_equal(frames, video)
+        assert starts[30] == pytest.approx(2)
+        assert source.length(items[name]) == (300, 20)
+    assert "65x64" in failure(source, items["test/0/c.npz"])
+
+
+def test_numpy_arrays(tmp_path):
+    video = moving(5, 9, 7)
+    arrays = {
+        "grey": video[..., 0],
+        "one": video[..., :1],
+        "four": np.concatenate([video, video[..., :1]], -1),
+        "fortran": np.asfortranarray(video),
+    }
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    np.savez(tmp_path / "film.npz", film=video, mask=np.zeros((5, 9)), rate=3.0)
+    np.savez(tmp_path / "two.npz", a=video, b=video[::-1])
+    source = make_source("numpy_arrays", {"root": tmp_path, "fps": 4.0})
+    items = by_id(source)
+    grey = np.repeat(video[..., :1], 3, -1)
+    expected = {"grey": grey, "one": grey, "four": video, "fortran": video}
+    for name, frames in expected.items():
+        np.testing.assert_array_equal(read(source, items[f"{name}.npy"])[0], frames)
+    frames, starts = read(source, items["film.npz"])
+    np.testing.assert_array_equal(frames, video)
+    assert starts == [0, 0.25, 0.5, 0.75, 1]
+    assert "2 arrays of video, it has a, b: name one with --array_key" in failure(
+        source, items["two.npz"]
+    )
+    keyed = make_source("numpy_arrays", {"root": tmp_path, "fps": 4.0, "key": "b"})
+    np.testing.assert_array_equal(read(keyed, items["two.npz"])[0], video[::-1])
+    assert "no array 'b', it has film" in failure(keyed, items["film.npz"])
+
+
+def test_bad_numpy_files(tmp_path):
+    video = np.random.default_rng(0).integers(0, 255, (9, 16, 16, 3), np.uint8)
+    np.save(tmp_path / "cut.npy", video)
+    np.savez_compressed(tmp_path / "cut.npz", video)
+    np.savez_compressed(tmp_path / "flipped.npz", video)
+    np.save(tmp_path / "float.npy", video / 255)
+    np.save(tmp_path / "flat.npy", video[0, 0])
+    np.save(tmp_path / "none.npy", video[:0])
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    np.savez(tmp_path / "order.npz", np.asfortranarray(video))
+    (tmp_path / "empty.npz").touch()
+    (tmp_path / "text.npy").write_text("frames")
+    with zipfile.ZipFile(tmp_path / "words.npz", "w") as archive:
+        archive.writestr("readme.txt", "no arrays")
+    for name in ("cut.npy", "cut.npz"):
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[: len(data) // 2])
+    data = bytearray((tmp_path / "flipped.npz").read_bytes())
+    data[len(data) // 2] ^= 255
+    (tmp_path / "flipped.npz").write_bytes(data)
+    reasons = {
+        "cut.npy": "mmap length",
+        "cut.npz": "damaged or cut off",
+        "flipped.npz": "damaged or cut off",
+        "float.npy": "float64: convert it to uint8",
+        "flat.npy": r"shape [16, 3]",
+        "none.npy": "not empty",
+        "objects.npy": "",
+        "order.npz": "ascontiguousarray",
+        "empty.npz": "damaged or cut off",
+        "text.npy": "",
+        "words.npz": "it has nothing",
+    }
+    source = make_source("numpy_arrays", {"root": tmp_path, "fps": 4.0})
+    items = by_id(source)
+    assert items.keys() == reasons.keys()
+    for name, reason in reasons.items():
+        assert failure(source, items[name]) is not None, name
+        assert reason in failure(source, items[name]), name
+
+
+def test_ucf101(tmp_path):
+    root = tmp_path / "UCF-101"
+    for name in ("A/v_A_g01_c01.avi", "A/v_A_g02_c01.avi", "B/v_B_g01_c01.avi", "lost.avi"):
+        write_video(root / name, moving(3), codec="mpeg4")
+    source = make_source("ucf101", {"root": root})
+    items = by_id(source)
+    assert {name: item.labels["class"] for name, item in items.items()} == {
+        "A/v_A_g01_c01.avi": "A", "A/v_A_g02_c01.avi": "A", "B/v_B_g01_c01.avi": "B"
+    }  # fmt: skip
+    assert dict(source.listing().ignored) == {"lost.avi": "in no class's folder"}
+    train, test = tmp_path / "trainlist01.txt", tmp_path / "testlist01.txt"
+    train.write_text("A/v_A_g01_c01.avi 1\nB/v_B_g07_c01.avi 2\n")
+    test.write_text("B/v_B_g01_c01.avi\n")
+    lists = {"train_list": train, "test_list": test}
+    source = make_source("ucf101", {"root": root, **lists})
+    items = by_id(source)
+    assert {name: item.split for name, item in items.items()} == {
+        "A/v_A_g01_c01.avi": "train", "B/v_B_g07_c01.avi": "train", "B/v_B_g01_c01.avi": "test"
+    }  # fmt: skip
+    assert "No such file" in failure(source, items["B/v_B_g07_c01.avi"])
+    assert dict(source.listing().ignored)["A/v_A_g02_c01.avi"] == "in neither list"
+    assert describe(source)["train_list"] == "trainlist01.txt"
+    assert describe(source, frames_only=True) == {"name": "ucf101"}
+    with pytest.raises(ValueError, match="both --train_list and --test_list"):
+        make_source("ucf101", {"root": root, "train_list": train})
+    test.write_text("A/v_A_g01_c01.avi\n")
+    with pytest.raises(ValueError, match="in both lists"):
+        source.listing()
+
+
+def test_image_sequence(tmp_path):
+    video = moving(11, 9, 7)
+    for index, frame in enumerate(video):
+        (tmp_path / "a/b").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(frame).save(tmp_path / "a/b" / f"frame{index}.png")
+    (tmp_path / "a/b/times.csv").touch()
+    (tmp_path / "kinds").mkdir()
+    grey = video[0, ..., 0]
+    turned = Image.Exif()
+    turned[0x0112] = 6  # shown after a quarter turn
+    Image.fromarray(video[0].transpose(1, 0, 2)[::-1].copy()).save(
+        tmp_path / "kinds/1.png", exif=turned
+    )
+    Image.fromarray(grey).save(tmp_path / "kinds/2.png")
+    Image.fromarray(grey.astype(np.uint16) * 256 + 255).save(tmp_path / "kinds/3.png")
+    Image.fromarray(np.dstack([video[0], grey])).save(tmp_path / "kinds/4.png")
+    source = make_source("image_sequence", {"root": tmp_path, "fps": 4.0})
+    items = by_id(source)
+    frames, starts = read(source, items["a/b"])
+    np.testing.assert_array_equal(frames, video)
+    assert starts[4] == 1 and source.length(items["a/b"]) == (11, 2.75)
+    assert dict(source.listing().ignored) == {"a/b/times.csv": "suffix .csv is not taken"}
+    frames, _ = read(source, items["kinds"])
+    for frame, expected in zip(frames, (video[0], grey, grey, video[0]), strict=True):
+        np.testing.assert_array_equal(frame, np.dstack([expected] * 3)[..., :3])
+
+
+def test_bad_images(tmp_path):
+    for name in ("cut", "sizes", "text"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(moving(1, 64, 64)[0]).save(tmp_path / name / "1.png")
+    data = (tmp_path / "cut/1.png").read_bytes()
+    (tmp_path / "cut/1.png").write_bytes(data[: len(data) // 2])
+    Image.fromarray(moving(1, 9, 9)[0]).save(tmp_path / "sizes/2.png")
+    (tmp_path / "text/2.png").write_text("image")
+    source = make_source("image_sequence", {"root": tmp_path, "fps": 4.0})
+    items = by_id(source)
+    assert "cut/1.png cannot be read as an image" in failure(source, items["cut"])
+    assert "sizes/2.png has another size" in failure(source, items["sizes"])
+    assert "text/2.png cannot be read as an image" in failure(source, items["text"])
+
+
+class Films(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "clip": tfds.features.Tensor(shape=(None, 9, 7, 3), dtype=np.uint8),
+            "label": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, _):
+        return {"train": self._films(4), "validation": self._films(2)}
+
+    def _films(self, count):
+        for index in range(count):
+            yield index, {"clip": moving(5 + index, 9, 7), "label": "x"}
+
+    _generate_examples = _films
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+def test_tfds_videos(tmp_path, file_format):
+    if file_format == "tfrecord":
+        pytest.importorskip("tensorflow")
+    Films(data_dir=tmp_path, file_format=file_format).download_and_prepare()
+    settings = {"dataset": "films", "fps": 4.0, "root": tmp_path}
+    source = make_source("tfds_videos", settings)
+    items = by_id(source)
+    assert sorted(items) == [
+        *(f"train/{i:08d}" for i in range(4)), *(f"validation/{i:08d}" for i in range(2))
+    ]  # fmt: skip
+    assert {item.split for item in items.values()} == {"train", "test"}
+    lengths = []
+    for item in items.values():
+        frames, _ = read(source, item)
+        np.testing.assert_array_equal(frames, moving(len(frames), 9, 7))
+        lengths.append(len(frames))
+    assert sorted(lengths) == [5, 5, 6, 6, 7, 8]
+    outcomes = [
+        list(decode_item(source, items[name], FrameTransform(size=8), 8))[-1]
+        for name in ("train/00000000", "train/00000000", "train/00000001")
+    ]
+    digests = [outcome.facts["sha256"] for outcome in outcomes]
+    assert digests[0] == digests[1] != digests[2]
+    with pytest.raises(ValueError, match=r"features clip, label.*--array_key"):
+        make_source("tfds_videos", settings | {"key": "label"}).listing()
+    with pytest.raises(FileNotFoundError, match="no dataset 'nowhere'"):
+        make_source("tfds_videos", settings | {"dataset": "nowhere"}).listing()
