@@ -11,6 +11,13 @@ from maskflow_jax.data.token_dataset import check_tokenizer, read_token_dataset
 from maskflow_jax.tokenizers.codec import Codec
 
 
+def frames_per_second(run: Run, directory: str | None) -> float:
+    """The rate of the videos a run was trained on: its config's, or else its dataset's first."""
+    if rate := run.config["data"]["source"].get("fps"):
+        return rate
+    return read_token_dataset(directory or run.config["data"]["directory"], "train")[0]["fps"]
+
+
 def contexts_from_dataset(run: Run, split: str, count: int, frames: int, directory: str | None):
     """Reads the first frames of a split's first videos.
 
@@ -31,7 +38,7 @@ def contexts_from_dataset(run: Run, split: str, count: int, frames: int, directo
     check_tokenizer(videos.tokenizer, run.config["tokenizer"], other_name="trained model")
     if count > len(videos):
         raise ValueError(
-            f"--num_videos={count} but split {split!r} has {len(videos)} videos; lower it"
+            f"{count} videos are asked for, split {split!r} has {len(videos)} videos; ask for fewer"
         )
     if frames > videos.num_frames[:count].min():
         raise ValueError(

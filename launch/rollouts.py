@@ -15,10 +15,21 @@ from tqdm import tqdm
 
 from maskflow_jax import sharding
 from maskflow_jax.sampling.rollout import Plan, Window, rollout
-from maskflow_jax.sampling.samplers import SamplerConfig, make_window_sampler
+from maskflow_jax.sampling.samplers import READ_BY, SamplerConfig, make_window_sampler
 from maskflow_jax.training import experiment
 from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.state import abstract_params
+
+# What another sampler takes over from a run's: not its steps, nor the guidance's time.
+COMMON_SETTINGS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "context_time",
+    "independent_time",
+    "guidance_weight",
+    "frame_block",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +71,7 @@ def load_run(workdir: Path) -> Run:
 def change_sampler(
     settings: Mapping[str, Any], name: str | None, changes: Iterable[str]
 ) -> SamplerConfig:
-    """A run's sampler with changes; another sampler starts from its own defaults.
+    """A run's sampler with changes; another sampler keeps the settings that are every sampler's.
 
     Args:
         settings: of the run's sampler.
@@ -68,15 +79,19 @@ def change_sampler(
         changes: "setting=value" each.
 
     Raises:
-        ValueError: if a change is no setting, or its value is of another type.
+        ValueError: if a change is no setting of the sampler, or its value is of another type.
     """
-    settings = dict(settings) if name in (None, settings["name"]) else {"name": name}
+    settings = dict(settings)
+    if name not in (None, settings["name"]):
+        settings = {k: v for k, v in settings.items() if k in COMMON_SETTINGS} | {"name": name}
     types = typing.get_type_hints(SamplerConfig)
+    sampler = settings["name"]
+    known = [k for k in types if k != "name" and sampler in READ_BY.get(k, (sampler,))]
     for change in changes:
         setting, _, text = change.partition("=")
-        if setting not in types or setting == "name":
+        if setting not in known:
             raise ValueError(
-                f"--set={change}: no setting {setting!r}; choose from {', '.join(types)}"
+                f"{change}: {sampler} has no setting {setting!r}; choose from {', '.join(known)}"
             )
         try:
             value = ast.literal_eval(text)
@@ -85,7 +100,7 @@ def change_sampler(
         if type(value) is int and isinstance(0.0, types[setting]):
             value = float(value)
         if not isinstance(value, types[setting]):
-            raise ValueError(f"--set={change}: {text!r} is not {types[setting]}")
+            raise ValueError(f"{change}: {text!r} is not {types[setting]}")
         settings[setting] = value
     experiment.check_settings("sampling.sampler", SamplerConfig, settings)
     return SamplerConfig(**settings)

@@ -14,7 +14,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from launch import outputs
-from launch.contexts import contexts_from_dataset, contexts_from_file
+from launch.contexts import contexts_from_dataset, contexts_from_file, frames_per_second
 from launch.logs import quiet_libraries
 from launch.rollouts import Run, change_sampler, extend, load_run, make_chunk_sampler
 from launch.tasks import TASKS, Job, Request, make_job
@@ -77,13 +77,14 @@ def job_from_flags(run: Run) -> tuple[Request, Job]:
 
 def read_contexts(run: Run, job: Job, codec: Codec) -> tuple[np.ndarray, float]:
     """The real frames that the task takes, tokens [num_videos, F, h, w], and frames per second."""
-    count, fps = _NUM_VIDEOS.value, run.config["data"]["source"]["fps"]
-    if job.source_frames == 0:
+    count, frames = _NUM_VIDEOS.value, job.source_frames
+    if frames and not Path(_CONTEXT.value).suffix:
+        return contexts_from_dataset(run, _CONTEXT.value, count, frames, _DATASET.value)
+    fps = frames_per_second(run, _DATASET.value)
+    if frames == 0:
         return np.zeros((count, 0, *run.config["tokenizer"]["grid"]), np.int32), fps
-    if Path(_CONTEXT.value).suffix:
-        path, frames = Path(_CONTEXT.value), job.source_frames
-        return contexts_from_file(path, codec, count, frames, fps, first=job.backward)
-    return contexts_from_dataset(run, _CONTEXT.value, count, job.source_frames, _DATASET.value)
+    path = Path(_CONTEXT.value)
+    return contexts_from_file(path, codec, count, frames, fps, first=job.backward)
 
 
 def main(_) -> None:

@@ -7,8 +7,8 @@
     inpaint          everything is known but a box
     unconditional    nothing is known
 
-A window sees the known tokens of its own frames only, so a video longer than the training window
-approaches its known end, or the closing of the loop, in its last window.
+A window sees the known tokens of its own frames only. A video longer than the training window
+approaches its known end, or the closing of the loop, in its last window, which sees all of the end.
 """
 
 import dataclasses
@@ -95,7 +95,7 @@ def _ends(request: Request) -> int:
     return request.context_frames
 
 
-def _plan(request: Request, length: int, known_frames: int) -> Plan:
+def _plan(request: Request, length: int, known_frames: int, known_tail: int = 0) -> Plan:
     return plan_rollout(
         request.sampler,
         video_length=length,
@@ -103,6 +103,7 @@ def _plan(request: Request, length: int, known_frames: int) -> Plan:
         context_frames=request.context_frames,
         stride=request.stride,
         known_frames=known_frames,
+        known_tail=known_tail,
     )
 
 
@@ -139,7 +140,7 @@ def _unconditional(request: Request) -> Job:
 def _inbetween(request: Request) -> Job:
     ends = _ends(request)
     return Job(
-        plan=_plan(request, request.length, ends),
+        plan=_plan(request, request.length, ends, known_tail=ends),
         known=first_and_last((request.length, *request.grid), ends, ends),
         place=lambda real: real,
         source_frames=request.length,
@@ -151,7 +152,7 @@ def _loop(request: Request) -> Job:
     ends, length = _ends(request), request.length
     between = [(0, 0), (0, length - ends), (0, 0), (0, 0)]
     return Job(
-        plan=_plan(request, length + ends, ends),
+        plan=_plan(request, length + ends, ends, known_tail=ends),
         known=first_and_last((length + ends, *request.grid), ends, ends),
         place=lambda real: np.concatenate([np.pad(real, between), real], axis=1),
         source_frames=ends,

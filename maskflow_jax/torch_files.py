@@ -205,7 +205,9 @@ def _unpickle(torch: ModuleType, path: Path) -> Any:
             f"unpickling them could run code ({found or 'unknown contents'}). If you trust it, "
             "save its state dict alone, where the libraries that wrote it are installed:\n"
             f"  python -c \"import torch; c = torch.load('{path}', map_location='cpu', "
-            f"weights_only=False); torch.save(c.get('state_dict', c), '{path.stem}_weights.pt')\""
+            "weights_only=False); n = ('model', 'ema', 'state_dict'); "
+            "torch.save({k: c[k] for k in n if k in c} or c, "
+            f"'{path.stem}_weights.pt')\""
         ) from error
     except _DAMAGE as error:
         reason = (str(error) or type(error).__name__).partition("\n")[0][:200]
@@ -221,11 +223,12 @@ def _sections(torch: ModuleType, contents: Any) -> dict[str, Mapping[str, Any]]:
         pairs = value.items() if isinstance(value, Mapping) else ()
         return {k: x for k, x in pairs if isinstance(k, str) and isinstance(x, torch.Tensor)}
 
-    if tensors(contents):
-        return {"": tensors(contents)}
     named = contents.items() if isinstance(contents, Mapping) else ()
     whole = {name: value for name, value in named if isinstance(name, str) and tensors(value)}
-    return {name: value for name, value in whole.items() if len(tensors(value)) == len(value)}
+    sections = {name: value for name, value in whole.items() if len(tensors(value)) == len(value)}
+    if sections:  # beside them a scalar may be a tensor, too
+        return sections
+    return {"": tensors(contents)} if tensors(contents) else {}
 
 
 def _plain_arrays(torch: ModuleType, section: Mapping[str, Any], path: Path) -> StateDict:

@@ -11,8 +11,8 @@ from launch import benchmarking
 
 @pytest.fixture(scope="module")
 def timings():
-    benchmark = benchmarking.Benchmark(tiny.resolved_config(), batch_size=2, repeats=2)
     with tiny.quick_compilation():
+        benchmark = benchmarking.Benchmark(tiny.resolved_config(), batch_size=2, repeats=2)
         return benchmark.run()
 
 

@@ -20,6 +20,7 @@ CONFIGS = {
     "faceforensics": PAPER,
     "maze": [*PAPER, "demo", "demo_smoke"],
     "maze_tokenizer": ["", "smoke"],
+    "own_videos": PAPER,
 }
 
 

@@ -1,5 +1,8 @@
 """The programs in the order a user runs them, on the maze and with the tokenizer that ships."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,9 +111,14 @@ def test_sample_from_a_file_and_from_nothing(run, tmp_path):
     too_long = ("--task=inbetween", "--length=12")
     with pytest.raises(ValueError, match="lower --context_frames"):
         run_sample(run, tmp_path / "long", f"--context={tmp_path}/walk.mp4", *too_long)
-    nothing = run_sample(
-        run, tmp_path / "none", "--task=unconditional", "--sampler=fm", "--steps=3"
-    )
+    # A config that does not say its videos' rate: the dataset's is taken.
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["source"] = {}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    free = ("--task=unconditional", "--sampler=fm", "--steps=3")
+    nothing = run_sample(tmp_path / "run", tmp_path / "none", *free)
+    assert float(nothing["fps"]) == 10.0
     assert nothing["tokens"].shape == (9, 8, 8)
     assert not nothing["known"].any()
 
@@ -136,8 +144,9 @@ def test_sample_other_tasks_by_other_samplers(run, tmp_path):
     [
         (["--stride=4"], "stride 4 > chunk_size - context"),
         (["--context_frames=4"], "context 4 >= chunk_size"),
-        (["--set=stepz=3"], "no setting 'stepz'"),
+        (["--set=stepz=3"], "mgm has no setting 'stepz'"),
         (["--set=top_k=many"], "'many' is not int"),
+        (["--sampler=fm", "--set=noise=random"], "fm has no setting 'noise'"),
         (["--sampler=rolling", "--stride=2"], "rolling advances by one frame"),
         (["--task=inpaint", "--box=0.5,0.5,0.6,0.2"], "must lie in the frame"),
         (["--context=validation"], "no split 'validation'"),
@@ -172,7 +181,8 @@ def test_averaged_weights_are_all_that_sampling_loads(run):
 def test_tokenizer_program_trains_and_writes_a_codec(tmp_path):
     command = [sys.executable, "-m", "launch.train_tokenizer"]
     command += ["--config=configs/maze_tokenizer.py:smoke", f"--workdir={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=quick)
     assert done.returncode == 0, done.stderr
     assert "of codes used" in done.stderr
     assert Codec.load(tmp_path / "codec").config.codebook_size == 64

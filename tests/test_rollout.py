@@ -84,6 +84,48 @@ def test_with_fewer_known_frames_the_first_chunk_keeps_more():
         from_nothing(32, 16, 2, 14, known=3)
 
 
+@pytest.mark.parametrize(("k", "m", "stride"), [(16, 4, 12), (16, 4, 5), (16, 4, 1), (8, 2, 6)])
+@pytest.mark.parametrize("known_frames", [0, None])
+def test_the_frames_before_a_known_end_are_made_by_a_window_that_sees_it(
+    k, m, stride, known_frames
+):
+    for length in range(2 * m + 1, 70):
+        plan = RolloutPlan(
+            video_length=length,
+            chunk_size=k,
+            context_frames=m,
+            stride=stride,
+            nfe_per_chunk=1,
+            known_frames=known_frames,
+            known_tail=m,
+        )
+        done = plan.known_at_start
+        assert sum(window.finished for window in plan.windows) == length - done
+        for window in plan.windows:
+            begin = done - window.context
+            assert begin >= 0
+            assert window.context + window.finished <= k
+            assert window.finished <= stride + m - min(done, m) or window is plan.windows[-1]
+            done += window.finished
+            last_unknown = length - m - 1
+            if done > last_unknown >= done - window.finished:  # it makes the last missing frame
+                assert begin + k >= length
+        # No window is spent on known frames alone.
+        assert done - plan.windows[-1].finished <= last_unknown
+
+
+def test_a_known_end_needs_room_in_the_window():
+    with pytest.raises(ValueError, match="no room for a new frame before the 8"):
+        RolloutPlan(
+            video_length=40,
+            chunk_size=16,
+            context_frames=8,
+            stride=8,
+            nfe_per_chunk=1,
+            known_tail=8,
+        )
+
+
 def test_a_shorter_stride_takes_more_chunks_than_the_closed_form():
     plan = make_plan(32, 16, 2, 7)
     assert plan.num_chunks == math.ceil((32 - 2) / 7) == 5

@@ -92,3 +92,12 @@ def test_unknown_names_and_settings_are_refused():
         sample(SamplerConfig(name="fm", num_steps=2, transition="leap"))
     with pytest.raises(TypeError, match="stepz"):
         SamplerConfig(stepz=3)
+
+
+def test_settings_out_of_range_are_named_all_at_once():
+    with pytest.raises(ValueError, match=r"guidance_time is 1\.5.*temperature is -1.*'foo'"):
+        SamplerConfig(guidance_time=1.5, temperature=-1.0, counts="foo")
+    with pytest.raises(ValueError, match="guidance_steps is 0"):
+        SamplerConfig(guidance_steps=0)
+    with pytest.raises(ValueError, match="leave guidance_steps out"):
+        SamplerConfig(name="pyramid", guidance_weight=1.0, guidance_steps=2)

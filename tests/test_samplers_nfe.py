@@ -77,7 +77,8 @@ class CountingNetwork(nnx.Module):
         ("mgm", 0, 0, 2),  # the first window has no context: the head runs on all its frames
         ("halton", 1, 0, 1),
         ("remdm", 1, None, 3),
-        ("pyramid", 1, 99, 3),
+        ("pyramid", 1, None, 3),
+        ("halton", 1, 99, 3),
         ("fm", 1, 1, 4),  # steps with guidance, and steps without
         ("rolling", 1, 2, 4 + 3 + 4),  # stages of 3, 1 and 3 steps
     ],

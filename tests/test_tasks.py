@@ -154,6 +154,7 @@ def test_unconditional_begins_from_nothing(length):
         ("prediction", 9, {"stride": 4}, "use 1 to 3"),
         ("inbetween", 4, {}, "leave at least one to make"),
         ("inbetween", 2, {}, "raise video_length"),
+        ("inbetween", 9, {"context_frames": 3}, "lower context_frames"),
         ("loop", 2, {}, "leave at least one to make"),
         ("loop", 9, {"context_frames": 0}, "raise context_frames to 1"),
         ("inbetween", 9, {"context_frames": 0}, "raise context_frames to 1"),

@@ -13,7 +13,7 @@ and takes the proposed value, independently of all others. `exact` is the chain'
 for a prediction that holds through the step: a single step reveals everything, and after any number
 of steps the fraction revealed is kappa. Shortening h while the network is still asked at the
 matrix's times is `euler`'s min(1, .), so `adaptive` gives the same law and stays as a name. Neither
-suits `root`, whose rate is infinite at t = 0.
+is for `root`, whose rate is infinite at t = 0.
 """
 
 from collections.abc import Callable
@@ -40,13 +40,18 @@ def fm(schedule: Schedule, transition: str = "exact") -> StepRule:
         whichever the transition.
 
     Raises:
-        ValueError: the transition is unknown.
+        ValueError: the transition is unknown, or not for this schedule.
 
     Source: MaskFlow, arXiv 2502.11234, Algorithm 3; Gat et al., Discrete Flow Matching, 2024,
         arXiv 2407.15595, Algorithm 1 and its adaptive step size.
     """
     if transition not in TRANSITIONS:
         raise ValueError(f"unknown transition {transition!r}; choose one of {list(TRANSITIONS)}")
+    if schedule.name == "root" and transition != "exact":
+        raise ValueError(
+            "schedule root has an infinite rate at t = 0, which Euler's step would make one jump; "
+            "use transition 'exact'"
+        )
     probability = TRANSITIONS[transition]
 
     def step_rule(keys: jax.Array, x: jax.Array, proposal: Proposal, step: Step) -> jax.Array:

@@ -82,6 +82,8 @@ class RolloutPlan:
         nfe_per_chunk: network passes per chunk.
         known_frames: frames known at the start; None for m. With fewer, the first chunk keeps more,
             so that m + s frames are finished after it; 0 begins from nothing.
+        known_tail: frames known at the end. Strides are then cut so that the frames before the end
+            are made by a window that sees all of it.
 
     Raises:
         ValueError: no rollout has these numbers; the message lists every reason.
@@ -93,6 +95,7 @@ class RolloutPlan:
     stride: int
     nfe_per_chunk: int
     known_frames: int | None = None
+    known_tail: int = 0
 
     def __post_init__(self):
         length, k, m = self.video_length, self.chunk_size, self.context_frames
@@ -107,6 +110,11 @@ class RolloutPlan:
             (
                 not 0 <= known <= max(m, 0),
                 f"known_frames {known} is not between 0 and the context, {m}; change either",
+            ),
+            (
+                self.known_tail > 0 and k - m <= self.known_tail,
+                f"a window of {k} with {m} frames of context has no room for a new frame before "
+                f"the {self.known_tail} known at the end; lower context_frames",
             ),
         ]
         problems = [message for wrong, message in checks if wrong]
@@ -123,14 +131,25 @@ class RolloutPlan:
         """All windows, in order."""
         windows, done = [], self.known_at_start
         while done < self.video_length:
-            remaining = self.video_length - done
             context = min(done, self.context_frames)
-            stride = self.stride + self.context_frames - context
-            if remaining <= stride:
+            remaining = self.video_length - done
+            finished = self._finished(remaining, context)
+            if finished == remaining:
                 context = min(done, self.chunk_size - remaining)
-            windows.append(Window(context, min(remaining, stride)))
-            done += windows[-1].finished
+            windows.append(Window(context, finished))
+            done += finished
         return tuple(windows)
+
+    def _finished(self, remaining: int, context: int) -> int:
+        """New frames kept of a window with that many frames of context."""
+        stride = self.stride + self.context_frames - context
+        if self.known_tail == 0 or remaining - stride > self.known_tail:
+            return min(remaining, stride)
+        # This window could make all that is missing: only if it sees the whole end, which it then
+        # keeps; otherwise it leaves to the next one as much as fits before the end.
+        if remaining <= self.chunk_size - context:
+            return remaining
+        return remaining - (self.chunk_size - self.context_frames)
 
     @property
     def num_chunks(self) -> int:

@@ -13,20 +13,32 @@ import numpy as np
 
 from maskflow_jax.flow.schedules import Schedule
 from maskflow_jax.sampling import frame_schedules, guidance, rolling
-from maskflow_jax.sampling.fm import fm
+from maskflow_jax.sampling.fm import TRANSITIONS, fm
 from maskflow_jax.sampling.halton import halton
-from maskflow_jax.sampling.mgm import mgm, revealed_fractions
+from maskflow_jax.sampling.mgm import COUNTS, NOISES, mgm, revealed_fractions
 from maskflow_jax.sampling.proposal import make_propose
-from maskflow_jax.sampling.remdm import remdm
+from maskflow_jax.sampling.remdm import REMASKING, remdm
 from maskflow_jax.sampling.rolling import RollingPlan
 from maskflow_jax.sampling.rollout import Plan, RolloutPlan
 from maskflow_jax.sampling.views import make_view, reversed_in_time
 from maskflow_jax.sampling.window import Propose, StepRule, sample_window
 
+CHOICES = {"counts": COUNTS, "noise": NOISES, "transition": TRANSITIONS, "remask": REMASKING}
+
+# Settings that only some samplers read.
+READ_BY = {
+    "counts": ("mgm", "halton"),
+    "noise": ("mgm",),
+    "noise_scale": ("mgm",),
+    "transition": ("fm", "pyramid", "rolling"),
+    "remask": ("remdm",),
+    "remask_strength": ("remdm",),
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    """Settings of a sampler; those that a sampler does not know are ignored by it.
+    """Settings of a sampler; of those in `READ_BY` it reads its own only.
 
     Attributes:
         name: a key of `SAMPLERS`.
@@ -48,8 +60,8 @@ class SamplerConfig:
         guidance_weight: of partial context guidance; 0 is none.
         guidance_time: time of the re-corrupted context in guidance; None for the paper's 0.3 (mgm,
             halton) or 0.9 (the others).
-        guidance_steps: guides this many first steps of a window, at 3 network passes each; None
-            guides all.
+        guidance_steps: guides this many first steps of a window (rolling: of every shift), at 3
+            network passes each; None guides all. Not for pyramid, whose frames start in turn.
         frame_block: frames whose logits exist at one time.
     """
 
@@ -72,9 +84,28 @@ class SamplerConfig:
     frame_block: int = 1
 
     def __post_init__(self):
-        """Fills in what depends on the sampler. Raises ValueError for an unknown name."""
+        """Fills in what depends on the sampler. Raises ValueError naming all that is wrong."""
         if self.name not in SAMPLERS:
             raise ValueError(f"unknown sampler {self.name!r}; choose one of {', '.join(SAMPLERS)}")
+        checks = [
+            *((time, 0.0, 1.0) for time in ("context_time", "independent_time", "guidance_time")),
+            *((count, 1, np.inf) for count in ("num_steps", "top_k", "guidance_steps")),
+            ("frame_block", 1, np.inf),
+            ("temperature", 0.0, np.inf),
+            ("remask_strength", 0.0, 1.0),
+        ]
+        problems = [
+            f"{name} is {value}, it goes from {low} to {high}"
+            for name, low, high in checks
+            if (value := getattr(self, name)) is not None and not low <= value <= high
+        ]
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                problems.append(f"unknown {name} {getattr(self, name)!r}: one of {list(choices)}")
+        if self.name == "pyramid" and self.guidance_steps is not None:
+            problems.append("pyramid's frames start in turn: leave guidance_steps out, guide all")
+        if problems:
+            raise ValueError("sampler settings: " + "; ".join(problems))
         if self.num_steps is None:
             object.__setattr__(self, "num_steps", SAMPLERS[self.name].default_steps)
         if self.guidance_time is None:
@@ -96,6 +127,7 @@ def plan_rollout(
     context_frames: int,
     stride: int | None = None,
     known_frames: int | None = None,
+    known_tail: int = 0,
 ) -> Plan:
     """The windows by which a sampler makes a video.
 
@@ -106,6 +138,7 @@ def plan_rollout(
         context_frames: m.
         stride: s, new frames kept per chunk; None for k - m (rolling: 1).
         known_frames: frames known at the start, 0 to m; None for m.
+        known_tail: frames known at the end, for which the strides are arranged.
 
     Returns:
         The plan, for `rollout.rollout`.
@@ -121,6 +154,7 @@ def plan_rollout(
         "context_frames": context_frames,
         "stride": stride,
         "known_frames": context_frames if known_frames is None else known_frames,
+        "known_tail": known_tail,
     }
     return SAMPLERS[config.name].plan(config, request)
 
@@ -136,6 +170,7 @@ def _pyramid_chunks(config: SamplerConfig, request: dict[str, int]) -> RolloutPl
 
 def _rolling_plan(config: SamplerConfig, request: dict[str, int]) -> RollingPlan:
     request = dict(request)
+    del request["known_tail"]  # it rolls into the window
     if request.pop("stride") != 1 or request.pop("known_frames") != request["context_frames"]:
         raise ValueError(
             "rolling advances by one frame and starts from its whole context; leave out the "
