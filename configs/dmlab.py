@@ -7,7 +7,7 @@ r"""DMLab as in the paper: Latte-B/2 on 32x32 tokens of 256x256 frames, windows 
 
 `tokenizers/sd_vq_f8` is the SD-VQ-f8 tokenizer as a codec's directory. The dataset comes from the
 published token file or from videos; both carry the tokenizer's identity, which is checked. The
-frame rate only decides how fast samples play.
+frame rate decides how fast samples play, and how fast a video file is read as their context.
 
 Windows of k = 36 frames, m = 12 of context, stride s = k - m = 24 (full sequence); for the paper's
 autoregressive rows, `launch.sample --context_frames=35 --stride=1`.

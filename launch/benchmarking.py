@@ -1,4 +1,7 @@
-"""Speed and memory of a config's model on this device, against the device's own matmul peak."""
+"""Speed and memory of a config's model on this device, against the device's own matmul peak.
+
+Where there are several devices, each does the whole work: figures are of one.
+"""
 
 import dataclasses
 import json
@@ -241,7 +244,7 @@ def report(config: dict[str, Any], timings: list[Timing], peak: float) -> dict[s
     device = jax.devices()[0]
     statistics = device.memory_stats() or {}
     return {
-        "device": f"{len(jax.devices())} x {device.device_kind}",
+        "device": device.device_kind,
         "versions": {"jax": jax.__version__, "flax": flax.__version__},
         "model": config["model"],
         "frames": config["data"]["clip_frames"],

@@ -5,7 +5,8 @@
 continues held-out videos with every sampler of `--samplers` and writes `comparison.md` and
 `comparison.json`. Statistics of the shorter lengths are those of the longest rollout's beginning.
 A sampler may have settings and a stride: `--samplers=mgm:noise=linear,stride=1` (give the flag once
-per sampler).
+per sampler); other settings are its defaults, whatever the run's sampler is. The reference is the
+whole length of all other held-out videos.
 """
 
 import json
@@ -29,6 +30,7 @@ _FACTORS = flags.DEFINE_list("factors", ["1", "2", "5"], "Lengths, in training w
 _NUM_VIDEOS = flags.DEFINE_integer("num_videos", 16, "Videos continued, all at a time.")
 _GROUPS = flags.DEFINE_integer("groups", 16, "Groups of codes that pairs are counted over.")
 _DATASET = flags.DEFINE_string("dataset", None, "Dataset directory, if it has moved.")
+_CODEC = flags.DEFINE_string("codec", None, "Tokenizer, if it has moved.")
 
 
 def main(_) -> None:
@@ -38,7 +40,7 @@ def main(_) -> None:
     run = load_run(Path(_WORKDIR.value))
     videos = read_token_dataset(_DATASET.value or run.config["data"]["directory"], "test")
     check_tokenizer(videos.tokenizer, run.config["tokenizer"], other_name="trained model")
-    codec = Codec.load(run.config["data"]["codec"])
+    codec = Codec.load(_CODEC.value or run.config["data"]["codec"])
     check_tokenizer(codec.identity, run.config["tokenizer"], other_name="trained model")
     arena = Arena(
         run,

@@ -10,6 +10,7 @@ from absl import logging
 from maskflow_jax.data.assembly import (
     Summary,
     assemble,
+    check_unchanged,
     collect_records,
     remove_work,
     summarise,
@@ -42,6 +43,12 @@ _TRANSFORM_FLAGS = (
     "upsample",
     "downsample",
 )
+_EXCLUSIVE = (
+    ("shard", "merge"),
+    ("shard", "beam"),
+    ("merge", "beam"),
+    ("batch_size", "memory_gb"),
+)
 _ENCODER_FLAGS = ("batch_size", "memory_gb", "dtype")
 _DATASET_FLAGS = ("test_fraction", "segment_frames", "overwrite", "keep_work", "max_failed")
 
@@ -61,8 +68,12 @@ def run(values: Mapping[str, Any]) -> int:
         PreparationError: if the work cannot go on; what is done is kept.
         ValueError: for settings that are unknown, missing or impossible.
     """
+    shard = check_flags(values)
     encoder = load_encoder(values)
     preparation = make_preparation(encoder, values)
+    least, segment = preparation.transform.min_frames, values["segment_frames"]
+    if segment is not None and segment < least:
+        raise ValueError(f"--segment_frames={segment} is below min_frames {least}: raise it")
     workers = values["workers"]
     options = {name: values[name] for name in _DATASET_FLAGS}
     if values["dry_run"]:
@@ -70,8 +81,7 @@ def run(values: Mapping[str, Any]) -> int:
         return 0
     if values["merge"]:
         summary = merge(preparation, **options)
-    elif values["shard"]:
-        shard = parse_shard(values["shard"])
+    elif shard is not None:
         summary = prepare_shard(preparation, encoder, shard, workers=workers)
     else:
         make = functools.partial(
@@ -80,6 +90,27 @@ def run(values: Mapping[str, Any]) -> int:
         beam = {"beam": values["beam"], "make_encoder": make}
         summary = prepare(preparation, encoder, workers=workers, **beam, **options)
     return int(summary.failed_share > values["max_failed"])
+
+
+def check_flags(values: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Checks what can be checked before any work.
+
+    Args:
+        values: by the flags' names.
+
+    Returns:
+        The shard that is asked for, if one is.
+
+    Raises:
+        ValueError: for flags that exclude each other, or values out of range.
+    """
+    for one, other in _EXCLUSIVE:
+        if values.get(one) and values.get(other):
+            raise ValueError(f"--{one} and --{other} exclude each other: pass one of them")
+    for name in ("test_fraction", "max_failed"):
+        if not 0 <= values[name] <= 1:
+            raise ValueError(f"--{name}={values[name]}: choose a share from 0 to 1")
+    return parse_shard(values["shard"]) if values["shard"] is not None else None
 
 
 def load_encoder(values: Mapping[str, Any]) -> Encoder:
@@ -101,11 +132,18 @@ def make_preparation(encoder: Encoder, values: Mapping[str, Any]) -> Preparation
     """
     settings = {field: values.get(flag) for field, flag in _SOURCE_FLAGS.items()}
     for name in ("train_list", "test_list"):
-        settings[name] = Path(settings[name]) if settings[name] else None
+        settings[name] = Path(settings[name]).expanduser() if settings[name] else None
+    output = Path(values["output"]).expanduser().resolve()  # a link's target is written, not it
     if values["source"] == "tfds_videos":
         settings |= {"dataset": values["input"], "root": values.get("tfds_dir")}
     else:
-        settings |= {"root": Path(values["input"])}
+        root = Path(values["input"]).expanduser()
+        if output.is_relative_to(root.resolve()):
+            raise ValueError(
+                f"--output={output} lies in --input={root}, where its files would be taken for "
+                "videos: choose an output outside of it"
+            )
+        settings |= {"root": root}
     source = make_source(values["source"], settings)
     asked = {n: values[n] for n in _TRANSFORM_FLAGS if values.get(n) is not None}
     if "crop" in asked:
@@ -117,16 +155,18 @@ def make_preparation(encoder: Encoder, values: Mapping[str, Any]) -> Preparation
         transform=FrameTransform(size=size, **transform),
         tokenizer=encoder.identity,
         batch_size=encoder.batch_size,
-        output=Path(values["output"]).absolute(),
+        output=output,
         dtype=values.get("dtype") or "float32",
     )
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Reads "i/n"; ValueError if that is none."""
+    """Reads "i/n"; ValueError if that is none, or i is none of 0 to n - 1."""
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal()):
         raise ValueError(f"--shard={text}: give it as i/n, such as 0/4")
+    if int(index) >= int(count):
+        raise ValueError(f"--shard={text}: choose i from 0 to n - 1, such as 0/4")
     return int(index), int(count)
 
 
@@ -203,7 +243,9 @@ def prepare(
             from maskflow_jax.data.beam_preparation import run_pipeline
 
             run_pipeline(preparation, listing.items, make_encoder, beam)
-        return _assemble(preparation, listing, work, **options)
+        summary, keep_work = _assemble(preparation, listing, work, **options)
+    _clear(work, keep_work=keep_work)
+    return summary
 
 
 def merge(preparation: Preparation, **options: Any) -> Summary:
@@ -217,13 +259,16 @@ def merge(preparation: Preparation, **options: Any) -> Summary:
 
     Raises:
         FileExistsError: if the output is taken.
-        PreparationError: if items are missing.
+        PreparationError: if items are missing, or have changed since.
         ValueError: if there is nothing to write.
     """
     check_free(preparation.output, overwrite=options.get("overwrite", False))
     listing, work = list_items(preparation), preparation.work_directory()
     with work.locked("all"):
-        return _assemble(preparation, listing, work, **options)
+        check_unchanged(listing, work)
+        summary, keep_work = _assemble(preparation, listing, work, **options)
+    _clear(work, keep_work=keep_work)
+    return summary
 
 
 def _assemble(
@@ -234,14 +279,19 @@ def _assemble(
     keep_work: bool = False,
     max_failed: float = 0.0,
     **options: Any,
-) -> Summary:
+) -> tuple[Summary, bool]:
+    """Writes the dataset; returns its summary, and whether to keep the work directory."""
     summary = _log(assemble(preparation, listing, work, **options))
     logging.info("wrote %s", preparation.output)
-    if keep_work or summary.failed_share > max_failed:
+    return summary, keep_work or summary.failed_share > max_failed
+
+
+def _clear(work: WorkDirectory, *, keep_work: bool) -> None:
+    """Removes the work directory, whose lock is released: some file systems insist on that."""
+    if keep_work:
         logging.info("kept %s", work.path)
     else:
         remove_work(work)
-    return summary
 
 
 def _log(summary: Summary) -> Summary:

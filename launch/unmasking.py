@@ -27,6 +27,7 @@ _VIDEO = flags.DEFINE_integer("video", 0, "Number of the held-out video whose fr
 _FPS = flags.DEFINE_float("fps", 10.0, "Images per second.")
 _UPSCALE = flags.DEFINE_integer("upscale", 1, "Whole factor of size.", lower_bound=1)
 _DATASET = flags.DEFINE_string("dataset", None, "Dataset directory, if it has moved.")
+_CODEC = flags.DEFINE_string("codec", None, "Tokenizer, if it has moved.")
 
 
 def main(_) -> None:
@@ -34,7 +35,7 @@ def main(_) -> None:
     quiet_libraries()
     contestants = [parse(text) for text in _SAMPLERS.value]
     run = load_run(Path(_WORKDIR.value))
-    codec = Codec.load(run.config["data"]["codec"])
+    codec = Codec.load(_CODEC.value or run.config["data"]["codec"])
     check_tokenizer(codec.identity, run.config["tokenizer"], other_name="trained model")
     frames, number = run.config["sampling"]["context_frames"], _VIDEO.value
     contexts, _ = contexts_from_dataset(run, "test", number + 1, frames, _DATASET.value)

@@ -95,7 +95,12 @@ def _opened(path: str | os.PathLike) -> av.container.InputContainer:
     try:
         # Absolute, so that a name such as "12:30.mp4" is no protocol. Local files alone, so that
         # what calls itself a video cannot be a playlist of addresses.
-        container = av.open(str(path.absolute()), options={"protocol_whitelist": "file"})
+        # Old files note their titles in other encodings than UTF-8.
+        container = av.open(
+            str(path.absolute()),
+            options={"protocol_whitelist": "file"},
+            metadata_errors="replace",
+        )
     except PermissionError as error:  # FFmpeg's is one, too
         raise PermissionError(f"{path} may not be read: `chmod +r` it") from error
     except av.FFmpegError as error:
@@ -140,13 +145,18 @@ def _decode(path: str | os.PathLike, container: av.container.InputContainer) -> 
 
 
 def _check_whole(path: str | os.PathLike, header: Header, frames: int, seconds: float) -> None:
-    """Raises ValueError if much is missing of what the header announces."""
+    """Raises ValueError if much is missing of what the header announces.
+
+    Either the frames or the time may fall short in a whole file: AVI counts dropped frames, and a
+    file trimmed without loss those before its first one shown.
+    """
+    shares = []
     if header.frames:
-        announced, found = f"{header.frames} frames", frames / header.frames
-    else:
-        announced = f"{header.seconds:.2f} s"
-        found = seconds / header.seconds if header.seconds else 1.0
-    if found < _WHOLE_SHARE:
+        shares.append(frames / header.frames)
+    if header.seconds:
+        shares.append(seconds / header.seconds)
+    if max(shares, default=1.0) < _WHOLE_SHARE:
+        announced = f"{header.frames} frames" if header.frames else f"{header.seconds:.2f} s"
         raise ValueError(
             f"{path} announces {announced} and holds {frames} frames, {seconds:.2f} s: it is cut "
             "off, fetch it again"

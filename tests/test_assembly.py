@@ -9,7 +9,7 @@ import pytest
 from videos import MeanEncoder, greys, moving, preparation, write_video
 
 from maskflow_jax.data import decoding, items
-from maskflow_jax.data.assembly import assemble, choose_splits
+from maskflow_jax.data.assembly import assemble, choose_splits, summarise
 from maskflow_jax.data.preparation import prepare_items
 from maskflow_jax.data.token_dataset import read_token_dataset
 
@@ -172,6 +172,12 @@ def test_segments(tmp_path):
         "2.mp4#000004": 3,
     }
     assert (summary.videos, summary.frames) == ({"train": 5}, {"train": 19})
+    assert summary.tokens == 4 * 19
+    lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in lines]
+    assert [line["frames"] for line in lines] == [10, 4, 7]
+    assert [line["frames_written"] for line in lines] == [8, 4, 7]
+    assert [line["tokens"] for line in lines] == [32, 16, 28]
     whole = work.tokens(work.record(listing.items[0]))
     np.testing.assert_array_equal(videos[1]["tokens"], whole[4:8])
 
@@ -190,3 +196,33 @@ def test_nothing_to_write(tmp_path):
     with pytest.raises(ValueError, match=r"no video to write.*1 filtered"):
         run(tmp_path / "in", tmp_path / "out", min_frames=6)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_manifest_is_left_when_no_dataset_can_be(tmp_path, good):
+    root = tmp_path / "in"
+    root.mkdir()
+    (root / "bad.mp4").touch()
+    if good:
+        write_video(root / "good.mp4", moving(5))
+    with pytest.raises(ValueError, match=r"out\.work/manifest\.jsonl") as caught:
+        run(root, tmp_path / "out", test_fraction=0.05)
+    assert "--test_fraction=0 " not in str(caught.value)
+    lines = (tmp_path / "out.work" / "manifest.jsonl").read_text().splitlines()
+    assert [json.loads(line)["status"] for line in lines] == ["failed", "written"][: 1 + good]
+
+
+def test_reasons_are_counted_whatever_the_names(tmp_path):
+    made = [items.Item(id=f"{i}", paths=(tmp_path / f"a film {i}.mp4",)) for i in range(30)]
+    causes = ["{} is cut", "elsewhere: '/other/{}' is bad", *(f"cause {i}" for i in range(18))]
+    records = [
+        {"id": item.id, "status": "failed", "sha256": None}
+        | {"reason": causes[max(0, index - 10)].format(item.paths[0])}
+        for index, item in enumerate(made)
+    ]
+    records[11]["reason"] = f"[Errno 2] gone: '/other/{made[11].paths[0].name}'"
+    summary = summarise(records, items.Listing(items=tuple(made)))
+    assert summary.reasons["failed: FILE is cut"] == 11
+    assert summary.reasons["failed: [Errno 2] gone: 'FILE'"] == 1
+    assert (len(summary.reasons), summary.more_reasons) == (10, 10)
+    assert "and 10 more reasons" in str(summary)

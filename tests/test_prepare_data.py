@@ -1,7 +1,9 @@
 """`launch.prepare_data` from end to end: a folder of videos becomes a dataset that trains."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -180,3 +182,56 @@ def test_the_program(world, dataset, tmp_path):
     made = contents(tmp_path / "out")
     assert made.keys() == contents(dataset).keys()
     assert made["manifest.jsonl"] == contents(dataset)["manifest.jsonl"]
+
+
+def test_merge_names_files_that_changed(world, tmp_path):
+    films = tmp_path / "films"
+    shutil.copytree(world / "films", films)
+    given = {"input": str(films)}
+    assert run(world, tmp_path / "out", **given, shard="0/1") == 0
+    shutil.copy(films / "3.mp4", films / "0.mp4")
+    os.utime(films / "6.mp4")  # touched, and the same
+    with pytest.raises(PreparationError, match=r"1 of 9 items have changed since.*: 0\.mp4; run"):
+        run(world, tmp_path / "out", **given, merge=True)
+    assert run(world, tmp_path / "out", **given, shard="0/1") == 0
+    assert run(world, tmp_path / "out", **given, merge=True) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"shard": "0/2", "merge": True}, "--shard and --merge exclude"),
+        ({"shard": "0/2", "beam": ["--x"]}, "--shard and --beam exclude"),
+        ({"merge": True, "beam": ["--x"]}, "--merge and --beam exclude"),
+        ({"memory_gb": 3.0}, "--batch_size and --memory_gb exclude"),
+        ({"shard": "2/2"}, "choose i from 0 to n - 1"),
+        ({"shard": "0/0"}, "choose i from 0 to n - 1"),
+        ({"shard": ""}, "i/n"),
+        ({"test_fraction": 5.0}, "test_fraction=5.0"),
+        ({"max_failed": float("nan")}, "max_failed=nan"),
+    ],
+)
+def test_flags_are_checked_before_any_work(world, tmp_path, monkeypatch, values, message):
+    monkeypatch.setattr(preparing, "load_encoder", None)
+    with pytest.raises(ValueError, match=message):
+        run(world, tmp_path / "out", **values)
+
+
+def test_segments_are_checked_before_any_work(world, tmp_path):
+    with pytest.raises(ValueError, match="--segment_frames=3 is below min_frames 4"):
+        run(world, tmp_path / "out", segment_frames=3)
+    assert not any(tmp_path.iterdir())
+
+
+def test_output_is_where_its_link_leads_and_outside_the_input(tmp_path, monkeypatch):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "far")
+    values = {"source": "video_folder", "input": "~/in", "output": f"{tmp_path}/link"}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = preparing.make_preparation(MeanEncoder(), values)
+    assert made.output == tmp_path.resolve() / "far"
+    assert made.source.root == tmp_path / "in"
+    (tmp_path / "in").symlink_to(tmp_path / "far")
+    for output in ("link", "far", "in/out", "far/a/out"):
+        with pytest.raises(ValueError, match="choose an output outside"):
+            preparing.make_preparation(MeanEncoder(), values | {"output": f"{tmp_path}/{output}"})

@@ -1,5 +1,6 @@
 """Sources list without reading, and give the frames that were put in."""
 
+import os
 import pickle
 import zipfile
 
@@ -12,7 +13,7 @@ from videos import moving, write_video
 from maskflow_jax.data import sources
 from maskflow_jax.data.decoding import Outcome, decode_item
 from maskflow_jax.data.frame_transforms import FrameTransform
-from maskflow_jax.data.items import describe, files_under, natural_key
+from maskflow_jax.data.items import Item, describe, files_under, natural_key
 from maskflow_jax.data.sources import make_source
 
 
@@ -79,6 +80,22 @@ def test_folders_are_visited_once(tmp_path):
     (tmp_path / "in" / "a" / "again").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "far").symlink_to(tmp_path / "far")
     assert [name for name, _ in files_under(tmp_path / "in")] == ["a/x", "far/y"]
+
+
+def test_what_is_no_file_or_hidden_is_ignored(tmp_path):
+    for name in ("a.mp4", ".git/b.mp4", "c/.d/e/f.mp4", "c/.g.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "lost.mp4").symlink_to(tmp_path / "nowhere")
+    source = make_source("video_folder", {"root": tmp_path})
+    assert sorted(by_id(source)) == ["a.mp4", "lost.mp4"]
+    assert dict(source.listing().ignored) == {
+        ".git/b.mp4": "in a hidden folder",
+        "c/.d/e/f.mp4": "in a hidden folder",
+        "c/.g.mp4": "hidden file",
+        "pipe.mp4": "not a regular file",
+    }
 
 
 def test_faceforensics(tmp_path):
@@ -303,3 +320,14 @@ def test_tfds_videos(tmp_path, file_format):
         make_source("tfds_videos", settings | {"key": "label"}).listing()
     with pytest.raises(FileNotFoundError, match="no dataset 'nowhere'"):
         make_source("tfds_videos", settings | {"dataset": "nowhere"}).listing()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bad CRC"), StopIteration()])
+def test_a_damaged_example_fails_alone(error):
+    class Damaged:
+        def open(self, item):
+            yield from ()
+            raise error
+
+    *_, outcome = decode_item(Damaged(), Item(id="x"), FrameTransform(size=8), 8)
+    assert outcome.failure

@@ -141,3 +141,39 @@ def test_size_that_changes_is_refused(tmp_path):
     (tmp_path / "both.ts").write_bytes(b"".join(parts))
     with pytest.raises(ValueError, match="changes its frame size"):
         frames_of(tmp_path / "both.ts")
+
+
+def test_whole_files_that_announce_more_frames(tmp_path):
+    """Frames that an AVI repeats, and those before an edit list's begin, are not decoded."""
+    times = [80 * index for index in range(40)]
+    path = write_video(tmp_path / "a.avi", moving(40), times=times, fps=25, codec="mpeg4")
+    assert read_header(path).frames > 50
+    assert len(frames_of(path)) == 40
+    whole, trimmed = write_video(tmp_path / "a.mp4", moving(100), fps=25), tmp_path / "b.mp4"
+    with av.open(str(whole)) as source, av.open(str(trimmed), "w") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.pts -= int(2.4 / stream.time_base)
+                packet.dts -= int(2.4 / stream.time_base)
+                packet.stream = copy
+                target.mux(packet)
+    assert read_header(trimmed)[:2] == (100, 1.6)
+    assert len(frames_of(trimmed)) == 40
+
+
+def test_metadata_of_another_encoding(tmp_path):
+    path = tmp_path / "old.avi"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "café X"
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 24, 32, "yuv420p"
+        for frame in moving(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    data = path.read_bytes()
+    utf, latin = "café X".encode(), "café XX".encode("latin-1")
+    assert utf in data
+    path.write_bytes(data.replace(utf, latin))
+    assert len(frames_of(path)) == 3

@@ -5,7 +5,7 @@ import resource
 import pytest
 from videos import MeanEncoder, contents, moving, preparation, prepare, write_video
 
-from maskflow_jax.data import work_directory
+from maskflow_jax.data import assembly, work_directory
 from maskflow_jax.data.assembly import assemble
 from maskflow_jax.data.preparation import prepare_items
 from maskflow_jax.data.work_directory import PreparationError
@@ -121,3 +121,26 @@ def test_damaged_work_is_noticed(folder, tmp_path):
     tokens.with_suffix(".json").write_text("{")
     with pytest.raises(PreparationError, match="delete it and run again"):
         assemble(prep, listing, work)
+
+
+def test_where_files_cannot_be_locked(folder, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    work = preparation(folder, tmp_path / "out").work_directory()
+    monkeypatch.setattr(work_directory.fcntl, "flock", refuse)
+    with pytest.raises(PreparationError, match=r"cannot be locked.*local disk"), work.locked("all"):
+        pass
+
+
+def test_work_that_cannot_be_removed_is_named(folder, tmp_path, monkeypatch, caplog):
+    work = preparation(folder, tmp_path / "out").work_directory()
+    monkeypatch.setattr(assembly.shutil, "rmtree", full_disk)
+    with caplog.at_level("WARNING"):
+        assembly.remove_work(work)
+    assert "out.work is needed no more and cannot be deleted" in caplog.text
+
+
+def test_temporary_names_differ_where_process_ids_do_not(tmp_path):
+    names = {work_directory._part_of(tmp_path / "a") for _ in range(9)}
+    assert len(names) == 9 and all(name.suffix == ".part" for name in names)

@@ -9,6 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from maskflow_jax.data.items import Listing
+from maskflow_jax.data.items import Item, Listing
 from maskflow_jax.data.preparation import Preparation
 from maskflow_jax.data.token_dataset import Video, write_token_dataset
 from maskflow_jax.data.work_directory import FAILED, WRITTEN, PreparationError, WorkDirectory
@@ -36,11 +37,12 @@ class Summary:
 
     Attributes:
         counts: files by status: written, filtered, failed, ignored.
-        reasons: of those that were not written, how many have each.
+        reasons: of those that were not written, how many have each; the most frequent ones.
         videos: records of each split.
         frames: of each split.
         duplicates: written files whose content another one has, too.
         tokens: written.
+        more_reasons: how many reasons there are beyond `reasons`.
     """
 
     counts: Mapping[str, int]
@@ -49,6 +51,7 @@ class Summary:
     frames: Mapping[str, int]
     duplicates: int
     tokens: int
+    more_reasons: int = 0
 
     @property
     def failed_share(self) -> float:
@@ -60,6 +63,7 @@ class Summary:
         lines = [
             "files: " + ", ".join(f"{n} {status}" for status, n in sorted(self.counts.items())),
             *(f"  {count} x {reason}" for reason, count in self.reasons.items()),
+            *([f"  and {self.more_reasons} more reasons"] if self.more_reasons else []),
             *(
                 f"{split}: {count} videos, {self.frames[split]} frames"
                 for split, count in self.videos.items()
@@ -86,10 +90,9 @@ def collect_records(
     found = {item.id: work.record(item) for item in tqdm(listing.items, "records", leave=False)}
     missing = [item_id for item_id, record in found.items() if record is None]
     if missing and complete:
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise PreparationError(
             f"{len(missing)} of {len(listing.items)} items are not in {work.path}: "
-            f"{', '.join(missing[:_NAMED])}{more}; run the shards they belong to, or copy their "
+            f"{_some(missing)}; run the shards they belong to, or copy their "
             "work directories into this one"
         )
     records = []
@@ -101,6 +104,27 @@ def collect_records(
                 record |= {"status": FILTERED, "reason": reason}
             records.append(record)
     return records
+
+
+def check_unchanged(listing: Listing, work: WorkDirectory) -> None:
+    """Checks that the files are still those whose tokens the work directory holds.
+
+    Raises:
+        PreparationError: naming the items whose files have changed or are gone.
+    """
+    changed = [
+        item.id
+        for item in tqdm(listing.items, "files", leave=False)
+        if (record := work.record(item)) is not None
+        and record["status"] == WRITTEN
+        and not work.is_unchanged(item, record)
+    ]
+    if changed:
+        raise PreparationError(
+            f"{len(changed)} of {len(listing.items)} items have changed since {work.path} was "
+            f"made, or are missing: {_some(changed)}; run the shards they belong to again, or put "
+            "the files back"
+        )
 
 
 def choose_splits(records: Iterable[Mapping[str, Any]], test_fraction: float) -> dict[str, str]:
@@ -144,8 +168,8 @@ def choose_splits(records: Iterable[Mapping[str, Any]], test_fraction: float) ->
         )
     if test_fraction < 1 and splits and "train" not in splits.values():
         raise ValueError(
-            f"all of the {len(splits)} videos would be held out: add videos, or pass "
-            "--test_fraction=0 to hold out none"
+            f"all of the {len(splits)} videos would be held out, with none left to train on: add "
+            "videos"
         )
     return splits
 
@@ -180,15 +204,22 @@ def assemble(
         raise ValueError(f"segment_frames {segment_frames} is below min_frames {least}")
     records = collect_records(listing, work, min_frames=least)
     written = [record for record in records if record["status"] == WRITTEN]
+    for record in written:
+        cuts = _segments(record["frames"], segment_frames, least)
+        record |= {"cuts": cuts, "frames_written": sum(cut.stop - cut.start for cut in cuts)}
+    with _full_disk_explained(preparation.output):  # there to be read if what follows fails
+        manifest = write_manifest(work.path / MANIFEST, records, listing)
     summary = summarise(records, listing)
     if not written:
-        raise ValueError(f"there is no video to write. {summary}")
-    splits = choose_splits(written, test_fraction)
+        raise ValueError(f"there is no video to write; {manifest} says why of each. {summary}")
+    try:
+        splits = choose_splits(written, test_fraction)
+    except ValueError as error:
+        raise ValueError(f"{error}; {manifest} names all files") from error
     parts = {split: [] for split in sorted(set(splits.values()), reverse=True)}
     for record in written:
         record["split"] = splits[record["sha256"]]
-        cuts = _segments(record["frames"], segment_frames, least)
-        parts[record["split"]] += [(record, cut) for cut in cuts]
+        parts[record["split"]] += [(record, cut) for cut in record["cuts"]]
     rule = {"test_fraction": test_fraction, "segment_frames": segment_frames}
     with _full_disk_explained(preparation.output):
         manifest = write_manifest(work.path / MANIFEST, records, listing)
@@ -209,22 +240,24 @@ def assemble(
 
 def summarise(records: Iterable[Mapping[str, Any]], listing: Listing) -> Summary:
     """Counts what became of the files."""
-    records = list(records)
+    records, items = list(records), {item.id: item for item in listing.items}
     counts = collections.Counter(record["status"] for record in records)
     counts[IGNORED] += len(listing.ignored)
     reasons = collections.Counter(
-        f"{record['status']}: {_anonymous(record)}" for record in records if record["reason"]
+        f"{record['status']}: {_anonymous(record['reason'], items[record['id']])}"
+        for record in records
+        if record["reason"]
     )
     reasons += collections.Counter(f"{IGNORED}: {why}" for _, why in listing.ignored)
     contents = [record["sha256"] for record in records if record["status"] == WRITTEN]
-    tokens = sum(int(np.prod(r["shape"])) for r in records if r["status"] == WRITTEN)
     return Summary(
         counts={status: count for status, count in counts.items() if count},
         reasons=dict(reasons.most_common(_NAMED)),
         videos={},
         frames={},
         duplicates=len(contents) - len(set(contents)),
-        tokens=tokens,
+        tokens=sum(_written(record)[1] for record in records),
+        more_reasons=max(len(reasons) - _NAMED, 0),
     )
 
 
@@ -234,8 +267,7 @@ def write_manifest(path: Path, records: Iterable[Mapping[str, Any]], listing: Li
     for record in records:
         line = {"id": record["id"], "status": record["status"], "reason": record["reason"]}
         line |= {name: record.get(name) for name in _FACTS}
-        done = record["status"] == WRITTEN
-        line |= {"tokens": int(np.prod(record["shape"])) if done else 0}
+        line["frames_written"], line["tokens"] = _written(record)
         lines[record["id"]] = line | {"split": record["split"], "labels": record["labels"]}
     for name, reason in listing.ignored:
         lines[name] = {"id": name, "status": IGNORED, "reason": reason}
@@ -245,8 +277,11 @@ def write_manifest(path: Path, records: Iterable[Mapping[str, Any]], listing: Li
 
 
 def remove_work(work: WorkDirectory) -> None:
-    """Deletes a work directory whose dataset is complete."""
-    shutil.rmtree(work.path)
+    """Deletes a work directory whose dataset is complete; what cannot be deleted stays."""
+    try:
+        shutil.rmtree(work.path)
+    except OSError as error:
+        logging.warning("%s is needed no more and cannot be deleted: %s", work.path, error)
 
 
 @contextlib.contextmanager
@@ -285,8 +320,26 @@ def _number(content: str) -> float:
     return int(content[:16], 16) / 2**64
 
 
-def _anonymous(record: Mapping[str, Any]) -> str:
-    """A reason without the file's name, so that equal ones can be counted."""
-    name = record["id"].rpartition("/")[2]
-    words = record["reason"].replace("\n", " ").split()
-    return " ".join("FILE" if name in word else word for word in words)[:160]
+def _written(record: Mapping[str, Any]) -> tuple[int, int]:
+    """The frames and the tokens of a record that are in the dataset."""
+    if record["status"] != WRITTEN:
+        return 0, 0
+    frames, *grid = record["shape"]
+    frames = record.get("frames_written", frames)
+    return frames, frames * int(np.prod(grid))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _anonymous(reason: str, item: Item) -> str:
+    """A reason without the files' names, so that equal ones can be counted."""
+    for path in item.paths:
+        for name in (str(path.absolute()), str(path), path.name):
+            reason = reason.replace(name, "FILE").replace(repr(name)[1:-1], "FILE")
+    if not item.paths:
+        reason = reason.replace(item.id, "FILE")
+    # Another machine's folders are left before the name.
+    return re.sub(r"[^\s'\"`(]*FILE", "FILE", " ".join(reason.split()))[:160]

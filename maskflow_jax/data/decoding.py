@@ -61,7 +61,7 @@ def decode_item(
                 with clock.paused():
                     yield batch
         failure = _finish(item, facts, seen, transform)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # array_record's reader raises the last
         failure = str(error) or type(error).__name__
     yield Outcome(facts=facts, failure=failure, seconds=clock.seconds())
 

@@ -17,6 +17,7 @@ from maskflow_jax.video_decoding import TimedFrame
 
 FILTERS = {filter.name.lower(): filter for filter in Image.Resampling}
 
+_MAX_GAP = 60.0  # seconds that one frame may be shown; more is a wrong timestamp
 _INSTANT = 1e-9  # seconds; more than floating-point times are off
 
 
@@ -118,12 +119,16 @@ def resample(frames: Iterable[TimedFrame], fps: float) -> Iterator[np.ndarray]:
 
     The last frame is shown for its duration; where the file does not tell it, for the mean of the
     others' times, and a single frame is shown once.
+
+    Raises:
+        ValueError: if a frame is shown for so long that its timestamp must be wrong.
     """
     shown, count, first, index = None, 0, 0.0, 0
     for frame in frames:
         if shown is None:
             first = frame.start
         else:
+            _check_gap(frame.start - shown.start, count)
             until = frame.start - frame.rounding - first - _INSTANT
             while index / fps < until:
                 yield shown.pixels
@@ -133,10 +138,20 @@ def resample(frames: Iterable[TimedFrame], fps: float) -> Iterator[np.ndarray]:
     if shown is None:
         return
     duration = shown.duration or (shown.start - first) / max(count - 1, 1)
+    _check_gap(duration, count)
     end = shown.start + duration - first - max(_INSTANT, shown.rounding)
     while index == 0 or index / fps < end:
         yield shown.pixels
         index += 1
+
+
+def _check_gap(seconds: float, index: int) -> None:
+    """Raises ValueError rather than filling a huge gap before a frame with copies of the last."""
+    if seconds > _MAX_GAP:
+        raise ValueError(
+            f"timestamps jump by {seconds:.0f} s at frame {index}: write new ones with `ffmpeg -r "
+            "RATE -i FILE out.mp4`, where RATE is the video's true frame rate"
+        )
 
 
 def fit(pixels: np.ndarray, transform: FrameTransform) -> np.ndarray:

@@ -109,10 +109,17 @@ def split_files(
     """Divides the files below a folder into those with such a suffix and the others, with why."""
     taken, ignored = [], []
     for name, path in files_under(root):
+        *folders, _ = name.split("/")
         if path.name.startswith("."):
             ignored.append((name, "hidden file"))
+        elif any(folder.startswith(".") for folder in folders):
+            ignored.append((name, "in a hidden folder"))
         elif path.suffix.lower() not in suffixes:
             ignored.append((name, f"suffix {path.suffix.lower() or '(none)'} is not taken"))
+        elif (
+            path.exists() and not path.is_file()
+        ):  # a link that leads nowhere is an item that fails
+            ignored.append((name, "not a regular file"))
         else:
             taken.append((name, path))
     return taken, ignored

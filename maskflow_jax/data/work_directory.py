@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,15 +64,22 @@ class WorkDirectory:
         """Holds a lock that ends with the process.
 
         Raises:
-            PreparationError: if another process holds it.
+            PreparationError: if another process holds it, or files cannot be locked here.
         """
-        with (self.path / f"{name}.lock").open("w") as file:
+        with self._full_disk_explained():
+            file = (self.path / f"{name}.lock").open("w")
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise PreparationError(
                     f"another process works in {self.path} ({name}): wait for it, or give each "
                     "its --shard"
+                ) from error
+            except OSError as error:
+                raise PreparationError(
+                    f"{file.name} cannot be locked ({error}): choose an --output on a file system "
+                    "that supports flock, such as a local disk, and copy the dataset afterwards"
                 ) from error
             yield
 
@@ -99,6 +107,10 @@ class WorkDirectory:
             return False
         if record["status"] == WRITTEN and not self._is_whole(record):
             return False
+        return self.is_unchanged(item, record)
+
+    def is_unchanged(self, item: Item, record: dict[str, Any]) -> bool:
+        """Whether an item's files are there and those that its record is of."""
         if not item.paths:
             return True
         try:
@@ -158,7 +170,7 @@ class TokenWriter:
 
     def __init__(self, tokens: Path, record: Path, explained: Any):
         self._tokens, self._record, self._explained = tokens, record, explained
-        self._part = tokens.with_name(f".{tokens.name}.{os.getpid()}.part")
+        self._part = _part_of(tokens)
         self._file, self._digest, self._frames, self._grid = None, hashlib.sha256(), 0, ()
 
     def write(self, tokens: np.ndarray) -> None:
@@ -197,9 +209,14 @@ class TokenWriter:
             self._part.unlink(missing_ok=True)
 
 
+def _part_of(path: Path) -> Path:
+    """A temporary name that no other process has; containers may share their process ids."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
+
+
 def _write_whole(path: Path, data: bytes) -> None:
     """Writes a file that is there as a whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = _part_of(path)
     try:
         part.write_bytes(data)
         part.replace(path)

@@ -2,6 +2,9 @@
 
     x ~ Cat(softmax(logits / temperature), top-k and top-p classes only),    confidence = log p(x)
 
+with p before top-k and top-p: cut to one class, all would be certain, and confidence would order
+nothing.
+
 A video window has far more logits than tokens (16 frames of 32x32 tokens over 16,384 classes are
 1.07 GB a sample), so the vocabulary head runs over blocks of frames and only a token and a
 confidence per position leave a block.
@@ -28,7 +31,8 @@ class Proposal(NamedTuple):
 
     Attributes:
         tokens: int32 [B, T, H, W].
-        log_confidence: float32 [B, T, H, W], log-probability of the token under the law drawn from.
+        log_confidence: float32 [B, T, H, W], log-probability of the token at the temperature,
+            before top-k and top-p.
     """
 
     tokens: jax.Array
@@ -151,7 +155,7 @@ def draw(
 
     Returns:
         tokens: int32 [...]; `INVALID` where the logits are no law.
-        log_probability: float32 [...], of the token under the law it was drawn from.
+        log_probability: float32 [...], of the token before top-k and top-p.
 
     Raises:
         ValueError: top_k > K.
@@ -159,14 +163,14 @@ def draw(
     num_classes, ids = logits.shape[-1], None
     if top_k is not None and top_k > num_classes:
         raise ValueError(f"top_k is {top_k}, of {num_classes} classes; lower it or use None")
+    if temperature > 0.0:
+        logits = logits / temperature
+    total = jnp.sum(jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True)), axis=-1)
     if top_k is not None or top_p is not None:
         # Sorted and stable, and sampled among themselves: what is cut off cannot be drawn.
         logits, ids = jax.lax.top_k(logits, top_k or num_classes)
-    if temperature > 0.0:
-        logits = logits / temperature
     shifted = logits - jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(shifted) if top_p is None else _nucleus(jnp.exp(shifted), top_p)
-    total = jnp.sum(weights, axis=-1)
     choice = inverse_cdf(uniform, weights) if temperature > 0.0 else jnp.argmax(logits, axis=-1)
     log_probability = _take(shifted, choice) - jnp.log(total)
     tokens = choice if ids is None else _take(ids, choice)
