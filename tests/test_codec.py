@@ -1,13 +1,14 @@
 """The codec: files, identity, batches, pixels, and what it refuses."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
-from maskflow_jax.tokenizers.codec import Codec, save_tokenizer, to_uint8, to_unit_range
+from maskflow_jax.tokenizers.codec import PRETRAINED, Codec, save_tokenizer, to_uint8, to_unit_range
 from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
 
 CONFIG = VQGANConfig(
@@ -124,3 +125,15 @@ def test_weights_of_another_config_are_refused_with_all_names(directory, tmp_pat
     (tmp_path / "config.json").write_text(json.dumps(settings | {"depth": 3}))
     with pytest.raises(ValueError, match="depth"):
         Codec.load(tmp_path)
+
+
+def test_files_that_are_not_those_of_the_digest_are_refused(tmp_path):
+    shutil.copytree(PRETRAINED / "maze", tmp_path / "maze")
+    weights = tmp_path / "maze" / "model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    with pytest.raises(ValueError, match="damaged or was changed by hand"):
+        Codec.load(tmp_path / "maze")
+    (tmp_path / "maze" / "sha256").unlink()  # a folder without it is read as it is
+    assert Codec.load(tmp_path / "maze").identity["sha256"] != Codec.load("maze").identity["sha256"]

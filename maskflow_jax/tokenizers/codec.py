@@ -134,7 +134,13 @@ class Codec:
                 f"no tokenizer at {path!s}: expected a directory with config.json and "
                 f"model.safetensors, or one of the shipped names: {shipped}"
             )
-        digest = hashlib.sha256(settings.read_bytes() + weights.read_bytes()).hexdigest()
+        digest = _digest(directory)
+        noted = directory / "sha256"
+        if noted.is_file() and noted.read_text().strip() != digest:
+            raise ValueError(
+                f"the tokenizer at {directory} is damaged or was changed by hand (its files are not "
+                "those that the file sha256 is of); copy or import it again"
+            )
         try:
             config = VQGANConfig(**json.loads(settings.read_text()))
             flat = load_file(weights)
@@ -196,15 +202,18 @@ def _compiled(config: VQGANConfig, dtype: np.dtype, devices: list) -> tuple:
     mesh = _mesh(devices)
     whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("frames",)))
 
+    # Accelerators would compute float32 in fewer bits, and choose other tokens than a CPU.
     def encode(params, frames):
         model = nnx.merge(graphdef, params)
-        latents = model.encode(to_unit_range(frames).astype(dtype))
+        with jax.default_matmul_precision("highest"):
+            latents = model.encode(to_unit_range(frames).astype(dtype))
         return model.nearest_code(latents.astype(jnp.float32))
 
     def decode(params, tokens):
         model = nnx.merge(graphdef, params)
         quantised = jnp.take(model.codebook[...], tokens, axis=0)
-        return to_uint8(model.decode(quantised.astype(dtype)).astype(jnp.float32))
+        with jax.default_matmul_precision("highest"):
+            return to_uint8(model.decode(quantised.astype(dtype)).astype(jnp.float32))
 
     return tuple(
         jax.jit(function, in_shardings=(whole, split), out_shardings=split)
@@ -222,7 +231,7 @@ def _kind(settings: Path) -> str | None:
 
 
 def save_tokenizer(directory: str | Path, config: VQGANConfig, params: dict) -> None:
-    """Writes `config.json` and `model.safetensors` (float32) into `directory`.
+    """Writes `config.json`, `model.safetensors` (float32) and their `sha256` into `directory`.
 
     Each file is replaced as a whole, so an interrupted save leaves the codec that was there.
     """
@@ -236,8 +245,16 @@ def save_tokenizer(directory: str | Path, config: VQGANConfig, params: dict) -> 
     (directory / "config.json.part").write_text(
         json.dumps(dataclasses.asdict(config), indent=2) + "\n"
     )
+    (directory / "sha256").unlink(missing_ok=True)  # until both are in place
     for name in ("config.json", "model.safetensors"):
         (directory / f"{name}.part").replace(directory / name)
+    (directory / "sha256").write_text(_digest(directory) + "\n")
+
+
+def _digest(directory: Path) -> str:
+    """SHA-256 of a codec's two files."""
+    contents = [(directory / name).read_bytes() for name in ("config.json", "model.safetensors")]
+    return hashlib.sha256(b"".join(contents)).hexdigest()
 
 
 def unflatten_parameters(flat: dict[str, np.ndarray], config: VQGANConfig, *, source: str) -> dict:
