@@ -138,8 +138,8 @@ class Codec:
         noted = directory / "sha256"
         if noted.is_file() and noted.read_text().strip() != digest:
             raise ValueError(
-                f"the tokenizer at {directory} is damaged or was changed by hand (its files are not "
-                "those that the file sha256 is of); copy or import it again"
+                f"the tokenizer at {directory} is damaged or was changed by hand (its files are "
+                "not those that its sha256 is of); copy or import it again"
             )
         try:
             config = VQGANConfig(**json.loads(settings.read_text()))
