@@ -168,6 +168,7 @@ def test_another_codec_is_refused(run, tmp_path):
     )
     settings = (tmp_path / "other" / "config.json").read_text()
     (tmp_path / "other" / "config.json").write_text(settings + "\n")
+    (tmp_path / "other" / "sha256").unlink()
     with pytest.raises(ValueError, match=r"'maze'.*'other'"):
         run_sample(run, tmp_path / "out", f"--codec={tmp_path}/other")
 
