@@ -77,7 +77,17 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
 
     config.sampling = ml_collections.ConfigDict()
     config.sampling.context_frames = 4
-    config.sampling.sampler = {
+    config.sampling.sampler = _sampler()
+
+    for name, shrink in (("demo", _demo), ("demo_smoke", _demo_smoke), ("smoke", _smoke)):
+        if name in chosen:
+            shrink(config)
+    return config
+
+
+def _sampler() -> dict:
+    """Settings of `SamplerConfig`."""
+    return {
         "name": "mgm",
         "num_steps": config_dict.placeholder(int),  # the paper's number
         "temperature": 1.0,
@@ -96,11 +106,6 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
         "guidance_steps": config_dict.placeholder(int),  # all
         "frame_block": 4,
     }
-
-    for name, shrink in (("demo", _demo), ("demo_smoke", _demo_smoke), ("smoke", _smoke)):
-        if name in chosen:
-            shrink(config)
-    return config
 
 
 def _demo(config: ml_collections.ConfigDict) -> None:

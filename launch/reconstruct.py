@@ -17,6 +17,9 @@ from maskflow_jax.tokenizers.codec import DTYPES, Codec
 
 _CODEC = flags.DEFINE_string("codec", None, "Tokenizer: a folder or a name.", required=True)
 _VIDEOS = flags.DEFINE_string("videos", None, "A file, a folder, or maze.", required=True)
+_SOURCE = flags.DEFINE_string("source", "video_folder", "What it is, as for launch.prepare_data.")
+_SOURCE_FPS = flags.DEFINE_float("source_fps", None, "Frames per second of images and arrays.")
+_ARRAY_KEY = flags.DEFINE_string("array_key", None, "Array of npz files, or TFDS feature.")
 _OUT = flags.DEFINE_string("out", None, "Folder for the report.", required=True)
 _NUM_VIDEOS = flags.DEFINE_integer("num_videos", 64, "Videos to take.", lower_bound=1)
 _NUM_FRAMES = flags.DEFINE_integer("num_frames", 64, "First frames of each.", lower_bound=1)
@@ -36,6 +39,8 @@ def main(_) -> None:
         num_videos=_NUM_VIDEOS.value,
         num_frames=_NUM_FRAMES.value,
         num_shown=_NUM_SHOWN.value,
+        kind=_SOURCE.value,
+        settings={"fps": _SOURCE_FPS.value, "key": _ARRAY_KEY.value},
     )
     print(reconstructing.as_table(contents))
 

@@ -1,8 +1,9 @@
 """Videos through a tokenizer and back, and the report of what was lost."""
 
+import functools
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from tqdm import tqdm
 from launch.outputs import upscale_for
 from maskflow_jax import video_io
 from maskflow_jax.data.maze import MazeConfig, maze_videos
-from maskflow_jax.data.video_folder import SUFFIXES
+from maskflow_jax.data.sources import make_source
 from maskflow_jax.evaluation.reconstruction import Reconstruction
 from maskflow_jax.tokenizers.codec import Codec
-from maskflow_jax.video_decoding import iterate_frames
+from maskflow_jax.video_decoding import TimedFrame, iterate_frames
 
 MAZE = "maze"
 _MAZE_SEED, _MAZE_FPS = 7, 10.0  # held-out walks that no tokenizer here was trained on
@@ -24,18 +25,31 @@ _MAZE_SEED, _MAZE_FPS = 7, 10.0  # held-out walks that no tokenizer here was tra
 Video = tuple[str, np.ndarray, float]
 
 
+Opener = Callable[[], Iterator[TimedFrame]]
+
+
 def report(
-    codec: Codec, source: str, out: Path, *, num_videos: int, num_frames: int, num_shown: int
+    codec: Codec,
+    source: str,
+    out: Path,
+    *,
+    num_videos: int,
+    num_frames: int,
+    num_shown: int,
+    kind: str = "video_folder",
+    settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measures a tokenizer on videos; writes `report.json` and real | reconstructed videos.
 
     Args:
         codec: of any kind.
-        source: a video file, a folder of them, or "maze".
+        source: a video file, a folder, the name of a TFDS dataset, or "maze".
         out: folder to write.
         num_videos: at most.
         num_frames: first frames of each video to take.
         num_shown: videos to write.
+        kind: what a folder holds, a name of `data.sources`.
+        settings: of that source, beside its folder.
 
     Returns:
         What is in `report.json`: `tokenizer`, `source`, the figures of `Reconstruction.summary`,
@@ -44,15 +58,15 @@ def report(
     Raises:
         FileNotFoundError: if there is no such source.
         ImportError: if scikit-image is missing.
-        ValueError: if no video could be read.
+        ValueError: if no video could be read, or the source is none.
     """
     skipped: list[dict[str, str]] = []
     figures, by_video = Reconstruction(codec.config.codebook_size), []
     if source == MAZE:
         videos, total = _maze(codec.config.frame_size, num_videos, num_frames), num_videos
     else:
-        paths = find_videos(Path(source))[:num_videos]
-        videos, total = _files(paths, codec.config.frame_size, num_frames, skipped), len(paths)
+        found = find_videos(source, kind, settings or {})[:num_videos]
+        videos, total = _read(found, codec.config.frame_size, num_frames, skipped), len(found)
     for index, (name, frames, fps) in enumerate(tqdm(videos, "videos", total, unit="video")):
         tokens = codec.encode(frames)
         decoded = codec.decode(tokens)
@@ -95,20 +109,28 @@ def as_table(contents: dict[str, Any]) -> str:
     return "\n".join(f"| {name} | {value} |" for name, value in [*head, *rows])
 
 
-def find_videos(source: Path) -> list[Path]:
-    """A video file, or all below a folder in the order of their names.
+def find_videos(
+    source: str, kind: str = "video_folder", settings: Mapping[str, Any] | None = None
+) -> list[tuple[str, Opener]]:
+    """A video file, or what a source lists: (name, opens its frames) of each.
 
     Raises:
         FileNotFoundError: if there is none.
+        ValueError: if the source or a setting of it is none.
     """
-    if source.is_file():
-        return [source]
-    paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
+    if Path(source).is_file():
+        return [(source, functools.partial(iterate_frames, Path(source)))]
+    if kind != "tfds_videos" and not Path(source).is_dir():
+        raise FileNotFoundError(f"nothing at {source}: give a file, a folder, or {MAZE}")
+    place = {"dataset": source} if kind == "tfds_videos" else {"root": Path(source)}
+    made = make_source(kind, {**place, **(settings or {})})
+    items = made.listing().items
+    if not items:
         raise FileNotFoundError(
-            f"no videos at {source} ({', '.join(SUFFIXES)}): give a file, a folder, or {MAZE}"
+            f"no videos at {source}: give a file, a folder, or {MAZE}, and --source if they are "
+            "no video files"
         )
-    return paths
+    return [(item.id, functools.partial(made.open, item)) for item in items]
 
 
 def _maze(frame_size: int, num_videos: int, num_frames: int) -> Iterator[Video]:
@@ -124,21 +146,24 @@ def _maze(frame_size: int, num_videos: int, num_frames: int) -> Iterator[Video]:
         yield name, video_io.square_frames(frames, frame_size), fps
 
 
-def _files(
-    paths: list[Path], frame_size: int, num_frames: int, skipped: list[dict[str, str]]
+def _read(
+    videos: list[tuple[str, Opener]],
+    frame_size: int,
+    num_frames: int,
+    skipped: list[dict[str, str]],
 ) -> Iterator[Video]:
     """Yields what can be read; the rest goes to `skipped`."""
-    for path in paths:
+    for name, opens in videos:
         try:
-            timed = list(itertools.islice(iterate_frames(path), num_frames))
+            timed = list(itertools.islice(opens(), num_frames))
         except (ValueError, OSError) as error:
             logging.warning("skipped: %s", error)
-            skipped.append({"video": str(path), "reason": str(error)})
+            skipped.append({"video": name, "reason": str(error)})
             continue
         seconds = timed[-1].start - timed[0].start
         fps = (len(timed) - 1) / seconds if seconds > 0 else 1.0
         pixels = np.stack([frame.pixels for frame in timed])
-        yield str(path), video_io.square_frames(pixels, frame_size), fps
+        yield name, video_io.square_frames(pixels, frame_size), fps
 
 
 def _show(path: Path, real: np.ndarray, decoded: np.ndarray, fps: float) -> None:

@@ -133,6 +133,21 @@ def test_the_report_of_the_maze_by_any_codec(tmp_path):
     assert contents["codes_used"] < 256
 
 
+def test_the_report_of_another_source(tmp_path):
+    """Arrays and numbered images are read as `launch.prepare_data` reads them."""
+    pytest.importorskip("skimage")
+    frames = np.random.default_rng(0).integers(0, 255, (6, 24, 24, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", video=frames, actions=np.zeros(6))
+    sizes = {"num_videos": 2, "num_frames": 4, "num_shown": 1}
+    settings = {"fps": 5.0, "key": "video"}
+    contents = reconstructing.report(
+        Blurring(), str(tmp_path), tmp_path, kind="numpy_arrays", settings=settings, **sizes
+    )
+    assert [(entry["video"], entry["frames"]) for entry in contents["by_video"]] == [("a.npz", 4)]
+    with pytest.raises(ValueError, match="unknown source 'arrays'"):
+        reconstructing.report(Blurring(), str(tmp_path), tmp_path, kind="arrays", **sizes)
+
+
 def test_nothing_to_report_on(folder, videos, tmp_path):
     codec = Codec.load(folder)
     sizes = {"num_videos": 2, "num_frames": 2, "num_shown": 0}
