@@ -40,7 +40,7 @@ flags.DEFINE_float("test_fraction", 0.05, "Share to hold out, by content.")
 flags.DEFINE_integer("segment_frames", None, "Cut longer videos into such records.")
 flags.DEFINE_bool("overwrite", False, "Replace a dataset that is already there.")
 # Of the work.
-flags.DEFINE_integer("batch_size", None, "Frames encoded at a time; 64.", lower_bound=1)
+flags.DEFINE_integer("batch_size", None, "Frames encoded at a time; up to 64.", lower_bound=1)
 flags.DEFINE_float("memory_gb", None, "Choose the batch size by this memory of each device.")
 flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the tokenizer's arithmetic.")
 flags.DEFINE_integer("workers", 0, "Processes to decode with; 0: a thread.")
