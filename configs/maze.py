@@ -5,14 +5,15 @@
 
 Arguments follow a colon, separated by commas: `configs/maze.py:smoke` trains for seconds,
 `configs/maze.py:constant` is the constant-masking baseline, `time_independent` a network that is
-not told the time, `demo` and `demo_smoke` are what `launch.demo` trains; README.md has that model's
-figures. The full run below is meant for an accelerator and has not been measured yet.
+not told the time, `isolated` one whose clean frames attend to clean frames only, which makes
+`context_cache` exact; `demo` and `demo_smoke` are what `launch.demo` trains; README.md has that
+model's figures. The full run below is meant for an accelerator and has not been measured yet.
 """
 
 import ml_collections
 from ml_collections import config_dict
 
-ARGUMENTS = ("constant", "demo", "demo_smoke", "smoke", "time_independent")
+ARGUMENTS = ("constant", "demo", "demo_smoke", "isolated", "smoke", "time_independent")
 
 
 def get_config(arguments: str = "") -> ml_collections.ConfigDict:
@@ -20,6 +21,8 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     chosen = set(filter(None, arguments.split(",")))
     if unknown := chosen - set(ARGUMENTS):
         raise ValueError(f"unknown arguments {sorted(unknown)}; choose from {', '.join(ARGUMENTS)}")
+    if {"constant", "isolated"} <= chosen:
+        raise ValueError("constant masking has no clean frames to isolate; choose one of the two")
     config = ml_collections.ConfigDict()
     config.seed = 0
 
@@ -45,11 +48,16 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.model.time_conditioning = "time_independent" not in chosen
     config.model.dtype = "float32"
     config.model.remat = "dots"
+    config.model.attention = "auto"
+    config.model.isolated_context = "isolated" in chosen
 
     config.flow = ml_collections.ConfigDict()
     config.flow.schedule = "sigmoid"
     config.flow.sigmoid = {"start": -3.0, "end": 3.0, "tau": 1.0}
-    config.flow.frame_times = "constant" if "constant" in chosen else "frame"
+    config.flow.frame_times = "frame"
+    for argument, times in (("constant", "constant"), ("isolated", "frame_clean")):
+        if argument in chosen:
+            config.flow.frame_times = times
     config.flow.weighting = "snr"
     config.flow.snr = {"fused": True, "decay": 0.8, "clip": 6.0, "form": "released"}
     config.flow.mask_ce = True
@@ -64,6 +72,7 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.optimizer.clip_norm = 2.0
     config.optimizer.ema_decay = 0.999
     config.optimizer.ema_warmup = True
+    config.optimizer.micro_batches = 1
 
     config.run = ml_collections.ConfigDict()
     config.run.num_steps = 20_000
@@ -104,6 +113,7 @@ def _sampler() -> dict:
         "guidance_weight": 0.0,
         "guidance_time": config_dict.placeholder(float),  # the paper's number
         "guidance_steps": config_dict.placeholder(int),  # all
+        "context_cache": False,
         "frame_block": 4,
     }
 

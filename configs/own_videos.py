@@ -9,7 +9,8 @@ Everything but the size of the model is as for FaceForensics. Not a published ex
 no result to expect. Any tokenizer will do; with another one, set `--config.data.codec`.
 
 Arguments follow a colon, separated by commas: `constant` is the constant-masking baseline,
-`time_independent` a network that is not told the time, `smoke` a few steps of a tiny model on the
+`time_independent` a network that is not told the time, `isolated` one whose clean frames attend to
+clean frames only, which makes `context_cache` exact, `smoke` a few steps of a tiny model on the
 same dataset.
 """
 

@@ -192,7 +192,7 @@ class Benchmark:
 
         def window(params, keys, tokens, known):
             model = self._model(params)
-            return sample(model.features, model.logits, keys, tokens, known)[0]
+            return sample(model, keys, tokens, known)[0]
 
         return self._measure(
             label,

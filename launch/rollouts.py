@@ -28,6 +28,7 @@ COMMON_SETTINGS = (
     "context_time",
     "independent_time",
     "guidance_weight",
+    "context_cache",
     "frame_block",
 )
 
@@ -52,8 +53,12 @@ class Run:
         return self.config["tokenizer"]["codebook_size"]
 
 
-def load_run(workdir: Path) -> Run:
+def load_run(workdir: Path, mesh: jax.sharding.Mesh | None = None) -> Run:
     """Loads the config and the newest averaged weights of a run.
+
+    Args:
+        workdir: folder of the run.
+        mesh: where the weights go; all devices of all processes by default.
 
     Raises:
         FileNotFoundError: if the folder is no run's.
@@ -62,7 +67,7 @@ def load_run(workdir: Path) -> Run:
     config = experiment.read_config(workdir)
     build = experiment.model_builder(config)
     checkpoints = Checkpoints(workdir)
-    params = checkpoints.restore_ema_params(abstract_params(build, sharding.make_mesh()))
+    params = checkpoints.restore_ema_params(abstract_params(build, mesh or sharding.make_mesh()))
     checkpoints.close()
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     return Run(config=config, graphdef=graphdef, params=params)
@@ -121,7 +126,7 @@ def make_chunk_sampler(
         config: resolved config of its run.
         sampler: the sampler.
         context_frames: known frames at the start of every window but perhaps the first.
-        backward: frames run from last to first (`views.reversed_in_time`).
+        backward: frames run from last to first.
     """
     height, width = config["tokenizer"]["grid"]
     schedule = experiment.make_flow(config).schedule
@@ -141,7 +146,7 @@ def make_chunk_sampler(
         @jax.jit
         def sample_chunk(params, keys, tokens, known):
             model = nnx.merge(graphdef, params)
-            return sample(model.features, model.logits, keys, tokens, known, stage)[0]
+            return sample(model, keys, tokens, known, stage)[0]
 
         return sample_chunk
 

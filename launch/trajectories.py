@@ -55,7 +55,7 @@ def reveal(
     def sample_one(params, tokens, known):
         model = nnx.merge(run.graphdef, params)
         keys = jax.random.split(jax.random.key(0), 1)
-        return sample(model.features, model.logits, keys, tokens, known)
+        return sample(model, keys, tokens, known)
 
     sampled, steps = sample_one(run.params, tokens, known)
     return np.asarray(sampled[0]), np.asarray(steps[0]), 1 + int(np.max(steps))

@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +64,18 @@ def independent_proposal(law, **settings):
         ),
         **settings,
     )
+
+
+class Functions(NamedTuple):
+    """A network made of two functions, of which one is shown whole windows in the video's order."""
+
+    features_fn: Callable
+    logits: Callable
+
+    def features(self, x, t, *, positions, num_wanted=None):
+        order = np.argsort(positions)
+        features = self.features_fn(x[:, order], t[:, order])[:, positions]
+        return features if num_wanted is None else features[:, -num_wanted:]
 
 
 class MarkovChain:

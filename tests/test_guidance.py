@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from laws import quick_jit, sample_keys, step_at
+from laws import Functions, quick_jit, sample_keys, step_at
 
 from maskflow_jax.flow.schedules import make_schedule
 from maskflow_jax.sampling.guidance import PASSES, make_guided_propose
@@ -84,12 +84,15 @@ def test_only_the_first_steps_are_guided_and_none_by_weight_0():
     cases = [(5.0, None), (5.0, 1), (5.0, 2), (5.0, 9), (0.0, None)]
     settings = {"temperature": 0.7, "top_k": 5, "frames": slice(1, None)}
 
+    def new_features(x, t):
+        return features(x, t)[:, 1:]
+
     @quick_jit
     def proposals(keys, index):
         here = step._replace(index=index)
-        return make_propose(features, logits, view=FULL, **settings)(keys, x, here), [
+        return make_propose(new_features, logits, view=FULL, **settings)(keys, x, here), [
             make_guided_propose(
-                features, logits, weight=weight, guided_steps=n, **VIEWS, **settings
+                new_features, logits, weight=weight, guided_steps=n, **VIEWS, **settings
             )(keys, x, here)
             for weight, n in cases
         ]
@@ -118,9 +121,9 @@ def share_of_ones(**settings):
     )
     tokens = jnp.zeros((200, 2, H, W), jnp.int32)
     known = jnp.broadcast_to((jnp.arange(2) == 0)[:, None, None], tokens.shape)
-    sampled, _ = quick_jit(lambda keys: sample(preference, two_logits, keys, tokens, known))(
-        sample_keys(0, 200)
-    )
+    sampled, _ = quick_jit(
+        lambda keys: sample(Functions(preference, two_logits), keys, tokens, known)
+    )(sample_keys(0, 200))
     np.testing.assert_array_equal(sampled[:, 0], 0)
     return float(jnp.mean(sampled[:, 1]))
 

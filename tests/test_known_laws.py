@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from laws import MarkovChain, follows, sample_keys
+from laws import Functions, MarkovChain, follows, sample_keys
 
 from maskflow_jax.flow.schedules import make_schedule
 from maskflow_jax.sampling.rollout import rollout
@@ -40,7 +40,8 @@ def sampler(chain, config, context_frames=0, stage="chunk"):
         def features(x, t):
             return chain.features(jnp.where(sees, x, chain.mask_id), t)
 
-        return sample(features, chain.logits, keys, tokens, known, stage)[0]
+        network = Functions(features, chain.logits)
+        return sample(network, keys, tokens, known, stage)[0]
 
     return run
 

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from maskflow_jax.flow.losses import FrameSums
 from maskflow_jax.training.metrics import MetricWriter, summarise_bins
+from maskflow_jax.training.steps import TimeSums
 
 
 def lines(workdir):
@@ -60,7 +60,7 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
 
 
 def test_means_weigh_every_token_alike_and_empty_bins_are_left_out():
-    sums = FrameSums(*np.array([[2.0, 0.0, 9.0], [1, 0, 3], [1, 0, 1], [1, 0, 3]]))
+    sums = TimeSums(*np.array([[2.0, 0.0, 9.0], [1, 0, 3], [1, 0, 1]]))
     assert summarise_bins(sums) == pytest.approx(
         {
             "cross_entropy": 11 / 4,

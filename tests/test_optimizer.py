@@ -20,6 +20,7 @@ def test_defaults_are_the_papers():
         "clip_norm": 2.0,
         "ema_decay": 0.9999,
         "ema_warmup": False,
+        "micro_batches": 1,
     }
 
 
@@ -63,3 +64,8 @@ def test_average_rate():
     assert float(ema_rate(warm, jnp.int32(0))) == pytest.approx(0.9)  # 1 - 1/10
     assert float(ema_rate(warm, jnp.int32(90))) == pytest.approx(0.09)  # 1 - 91/100
     assert float(ema_rate(warm, jnp.int32(10**6))) == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_no_part_is_refused():
+    with pytest.raises(ValueError, match="micro_batches is 0"):
+        OptimizerConfig(micro_batches=0)

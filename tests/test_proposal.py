@@ -141,7 +141,9 @@ def toy_propose(**settings):
 
     def features(x, t):
         mixed = table[x].reshape(*x.shape[:2], H * W, 4) + t[:, :, None, None]
-        return mixed + jnp.sum(mixed, axis=1, keepdims=True)
+        return (mixed + jnp.sum(mixed, axis=1, keepdims=True))[
+            :, settings.get("frames", slice(None))
+        ]
 
     def logits(features):
         return jnp.einsum("btnd,dk->btnk", features, head).reshape(*features.shape[:2], H, W, K)

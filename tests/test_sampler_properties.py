@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from laws import quick_jit, sample_keys
+from laws import Functions, quick_jit, sample_keys
 
 from maskflow_jax.flow.schedules import SCHEDULES, make_schedule
 from maskflow_jax.sampling.mgm import unmask_counts
@@ -96,7 +96,7 @@ def sampler(config, schedules=tuple(SCHEDULES), context_frames=0, backward=False
             for stage in stages:
                 calls = shown.setdefault((schedule, stage), [])
                 features = network(lambda *call, calls=calls: calls.append(call))
-                x, reveal_step = sample(features, logits, keys, x, known, stage)
+                x, reveal_step = sample(Functions(features, logits), keys, x, known, stage)
                 outputs[schedule].append((x, reveal_step))
         return outputs
 

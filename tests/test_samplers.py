@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from laws import quick_jit
+from laws import Functions, quick_jit
 
 from maskflow_jax.flow.schedules import make_schedule
 from maskflow_jax.sampling.rolling import STAGES
@@ -40,7 +40,7 @@ def sample(config: SamplerConfig, context_frames: int = CONTEXT, seed: int = 0):
     for stage in stages:
         tokens, reveal_step = quick_jit(
             lambda keys, tokens, known, stage=stage: sampler(
-                features, logits, keys, tokens, known, stage
+                Functions(features, logits), keys, tokens, known, stage
             )
         )(keys, tokens, known)
     return tokens, reveal_step

@@ -61,10 +61,10 @@ class CountingNetwork(nnx.Module):
     def __init__(self):
         self.bias = nnx.Param(jnp.zeros(K))
 
-    def features(self, x, t):
+    def features(self, x, t, *, positions, num_wanted=None):
         TRACES.append(x.shape)
         jax.debug.callback(PASSES.append, t[0])
-        return jnp.zeros((*x.shape[:2], 1, 1))
+        return jnp.zeros((len(x), num_wanted or len(positions), 1, 1))
 
     def logits(self, features):
         return jnp.broadcast_to(self.bias[...], (*features.shape[:2], 1, 2, K))

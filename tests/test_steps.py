@@ -142,13 +142,14 @@ class Recorder(nnx.Module):
     """A model whose logits are one learned row, whatever it sees."""
 
     def __init__(self, rngs):
-        self.row = nnx.Param(jnp.arange(8.0) / 8)
+        self.head = nnx.Linear(1, 8, rngs=rngs)
+        self.head.bias[...] = jnp.arange(8.0) / 8
 
     def features(self, tokens, times):
         return jnp.zeros((*tokens.shape[:2], 16, 1))
 
-    def logits(self, features):
-        return jnp.broadcast_to(self.row[...], (*features.shape[:2], 4, 4, 8))
+    def to_patches(self, tokens):
+        return tokens.reshape(*tokens.shape[:2], 16, 1)
 
 
 def run_recorder(world, flow, tokens=BATCH):
@@ -170,6 +171,30 @@ def test_every_position_counts_without_mask_ce(world):
     flow = dataclasses.replace(world.flow, weigh=jnp.ones_like, mask_ce=False)
     expected = -np.mean(jax.nn.log_softmax(jnp.arange(8.0) / 8)[BATCH])
     np.testing.assert_allclose(run_recorder(world, flow)["loss"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("micro_batches", [2, 4])
+def test_parts_of_a_batch_add_up_to_the_whole(world, micro_batches):
+    settings = dataclasses.replace(OPTIMIZER, micro_batches=micro_batches)
+    state, _ = world.step(world.state(), BATCH)
+    whole, expected = world.step(state, BATCH)
+    whole = host_copy(whole)
+    state, _ = world.step(world.state(), BATCH)
+    with quick_compilation():
+        step = make_train_step(world.graphdef, world.flow, world.optimizer, settings, state)
+    parts, metrics = step(state, world.key, sharding.place_batch(world.mesh, BATCH))
+    for name in ("loss", "accuracy", "masked", "grad_norm"):
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), parts["params"], whole["params"]
+    )
+
+
+def test_a_batch_that_cannot_be_cut_is_refused(world):
+    settings = dataclasses.replace(OPTIMIZER, micro_batches=3)
+    step = make_train_step(world.graphdef, world.flow, world.optimizer, settings, world.state())
+    with pytest.raises(ValueError, match=r"4 cannot be cut into 3 equal parts"):
+        step.lower(world.state(), world.key, BATCH)
 
 
 def test_bfloat16_compute_keeps_float32_parameters(world):
@@ -202,13 +227,13 @@ def plain_sums(world, params, key, tokens, counted_clips):
     model = nnx.merge(world.graphdef, params)
     logits = np.asarray(plain_logits(model, xt, times), np.float64)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    sums = np.zeros((4, TIME_BINS))
+    sums = np.zeros((3, TIME_BINS))
     for index in np.argwhere(np.asarray(xt) == 8):
         b, t, h, w = index
         if b in counted_clips:
             at = int(times[b, t] * TIME_BINS)
             right = logits[b, t, h, w].argmax() == tokens[b, t, h, w]
-            sums[:, at] += (-log_p[b, t, h, w, tokens[b, t, h, w]], 1, right, 1)
+            sums[:, at] += (-log_p[b, t, h, w, tokens[b, t, h, w]], 1, right)
     return sums
 
 

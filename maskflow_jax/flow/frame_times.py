@@ -47,8 +47,24 @@ def mixed(key: jax.Array, batch: int, frames: int) -> jax.Array:
     return jnp.where(independent, frame(frame_key, batch, frames), shared)
 
 
+def frame_clean(key: jax.Array, batch: int, frames: int) -> jax.Array:
+    """Draws as `frame`, then, in half of the clips, makes a random set of frames clean (time 1).
+
+    The share q ~ U(0, 1) of such a clip's clean frames is drawn too, and each frame is clean with
+    probability q. U(MIN_TIME, 1) is never exactly 1, so a network that treats clean frames in a way
+    of its own (`models.latte`, `isolated_context`) learns it here. Arguments and result are those
+    of `frame`.
+    """
+    clip_key, share_key, set_key, frame_key = jax.random.split(key, 4)
+    some = jax.random.bernoulli(clip_key, 0.5, (batch, 1))
+    share = jax.random.uniform(share_key, (batch, 1))
+    clean = some & (jax.random.uniform(set_key, (batch, frames)) < share)
+    return jnp.where(clean, 1.0, frame(frame_key, batch, frames))
+
+
 FRAME_TIMES: dict[str, Callable[[jax.Array, int, int], jax.Array]] = {
     "frame": frame,
     "constant": constant,
     "mixed": mixed,
+    "frame_clean": frame_clean,
 }

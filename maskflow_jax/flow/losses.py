@@ -1,88 +1,151 @@
 """The training objective: cross-entropy of the clean tokens at masked positions (Algorithm 1).
 
-Logits over the vocabulary are by far the largest array of the method (1 GB in float32 for 16 frames
-of 32x32 tokens over 16,384 codes), so the head runs over blocks of frames inside a scan and its
-logits are recomputed in the backward pass: one block of them exists at a time. Softmax and sums are
-float32.
+The vocabulary head is by far the largest product of the method and its logits the largest array
+(1 GB in float32 for 16 frames of 32x32 tokens over 16,384 codes). Three things keep both small:
+
+- the head runs on counted positions only, on average half of them: they are moved to the front and
+  worked through in blocks, as many as there are;
+- one block of logits exists at a time;
+- the objective is a sum with known weights, so its gradient is known as soon as a block's softmax
+  is: it is taken there and then, and no logit is computed twice.
+
+The head of a patch of P tokens is P linear heads side by side, one for each place in the patch.
+Softmax and sums are float32.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-import einops
 import jax
 import jax.numpy as jnp
 
 
-class FrameSums(NamedTuple):
-    """Sums over the tokens of each frame, float32 [B, T].
+class HeadLoss(NamedTuple):
+    """What the predictions are worth, position by position.
 
     Attributes:
-        cross_entropy: summed cross-entropy of the counted tokens, in nats.
-        count: number of counted tokens.
-        correct: number of masked tokens whose most likely prediction is right.
-        masked: number of masked tokens.
+        cross_entropy: float32 [M, P], in nats; 0 where not counted.
+        correct: bool [M, P], whether the most likely class is right; False where not counted.
     """
 
     cross_entropy: jax.Array
-    count: jax.Array
     correct: jax.Array
-    masked: jax.Array
 
 
-def frame_sums(
-    logits_fn: Callable[[jax.Array], jax.Array],
+class HeadGradients(NamedTuple):
+    """Derivatives of sum(weights * cross_entropy), float32.
+
+    Attributes:
+        features: [M, D].
+        kernel: [D, P K].
+        bias: [P K].
+    """
+
+    features: jax.Array
+    kernel: jax.Array
+    bias: jax.Array
+
+
+def head_loss(
     features: jax.Array,
-    tokens: jax.Array,
-    masked: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    targets: jax.Array,
+    counted: jax.Array,
+    weights: jax.Array | None = None,
     *,
-    counted: jax.Array | None = None,
-    frame_block: int = 1,
-) -> FrameSums:
-    """Compares the predictions of all frames with their clean tokens.
+    block_rows: int,
+) -> tuple[HeadLoss, HeadGradients | None]:
+    """Cross-entropy of a linear head, and its gradients, which it brings along.
 
     Args:
-        logits_fn: features [B, t, N, D] of t frames to logits [B, t, H, W, K].
-        features: [B, T, N, D].
-        tokens: clean tokens int [B, T, H, W].
-        masked: bool [B, T, H, W], the positions that enter the accuracy.
-        counted: bool [B, T, H, W], the positions that enter the loss; the masked ones by default.
-        frame_block: frames whose logits exist at one time; divides T.
+        features: [M, D] of M patches, in the compute type.
+        kernel: float32 [D, P K], the K columns of a place in the patch side by side.
+        bias: float32 [P K].
+        targets: int32 [M, P], the clean tokens.
+        counted: bool [M, P], the positions to predict.
+        weights: float32 [M, P], how much a position weighs in the objective; None for no gradients.
+        block_rows: positions whose logits exist at one time.
 
     Returns:
-        The sums per frame.
-
-    Raises:
-        ValueError: if `frame_block` does not divide T.
+        The loss of every position, and the gradients or None. Neither is to be differentiated.
     """
-    frames = tokens.shape[1]
-    if frames % frame_block:
-        raise ValueError(f"frame_block {frame_block} does not divide the clip's {frames} frames")
+    num_places = targets.shape[1]
+    num_classes = kernel.shape[1] // num_places
+    block_rows = min(block_rows, targets.shape[0])
 
-    def to_blocks(x: jax.Array) -> jax.Array:
-        return einops.rearrange(x, "b (s t) ... -> s b t ...", t=frame_block)
+    def place(index, carry):
+        loss, gradients = carry
+        start = index * num_classes
+        head = (
+            jax.lax.dynamic_slice_in_dim(kernel, start, num_classes, axis=1),
+            jax.lax.dynamic_slice_in_dim(bias, start, num_classes),
+        )
+        at_place = (targets[:, index], counted[:, index])
+        if weights is not None:
+            at_place += (weights[:, index],)
+        start_features = None if gradients is None else gradients.features
+        found, parts = _one_place(features, head, at_place, start_features, block_rows)
+        loss = HeadLoss(*(a.at[:, index].set(b) for a, b in zip(loss, found, strict=True)))
+        if gradients is None:
+            return loss, None
+        update = jax.lax.dynamic_update_slice_in_dim
+        return loss, HeadGradients(
+            parts.features,
+            update(gradients.kernel, parts.kernel, start, axis=1),
+            update(gradients.bias, parts.bias, start, axis=0),
+        )
 
-    @jax.checkpoint
-    def block_sums(block):
-        features, tokens, masked, counted = block
-        logits = logits_fn(features).astype(jnp.float32)
-        picked = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-        cross_entropy = jax.nn.logsumexp(logits, axis=-1) - picked
-        correct = jnp.argmax(logits, axis=-1) == tokens
-        sums = (cross_entropy * counted, counted, correct & masked, masked)
-        return tuple(einops.reduce(s.astype(jnp.float32), "b t h w -> b t", "sum") for s in sums)
-
-    counted = masked if counted is None else counted
-    inputs = (features, tokens.astype(jnp.int32), masked, counted)
-    sums = jax.lax.map(block_sums, tuple(to_blocks(x) for x in inputs))
-    return FrameSums(*(einops.rearrange(s, "s b t -> b (s t)") for s in sums))
+    loss = HeadLoss(jnp.zeros(targets.shape), jnp.zeros(targets.shape, bool))
+    zeros = HeadGradients(*(jnp.zeros(a.shape, jnp.float32) for a in (features, kernel, bias)))
+    return jax.lax.fori_loop(0, num_places, place, (loss, None if weights is None else zeros))
 
 
-def weighted_loss(sums: FrameSums, weights: jax.Array) -> jax.Array:
-    """Mean cross-entropy over all counted tokens, each times its frame's weight [B, T]."""
-    return jnp.sum(weights * sums.cross_entropy) / (jnp.sum(sums.count) + 1e-6)
+def _one_place(features, head, at_place, d_features, block_rows: int):
+    """The loss [M] at one place of all patches, and the gradients if `d_features` is given.
 
+    `at_place` holds targets, counted and perhaps weights, [M] each; gradients of the features are
+    added to `d_features`.
+    """
+    kernel, bias = (a.astype(features.dtype) for a in head)
+    num_rows = features.shape[0]
+    order = jnp.argsort(~at_place[1], stable=True)  # counted positions first
+    num_counted = jnp.sum(at_place[1])
+    # Rows past the end read zeros, which do not count, and are not written.
+    order = jnp.pad(order, (0, -num_rows % block_rows), constant_values=num_rows)
 
-def accuracy(sums: FrameSums) -> jax.Array:
-    """Share of masked tokens predicted correctly."""
-    return jnp.sum(sums.correct) / (jnp.sum(sums.masked) + 1e-6)
+    def block(index, carry):
+        loss, gradients = carry
+        rows = jax.lax.dynamic_slice_in_dim(order, index * block_rows, block_rows)
+        x, targets, counted, *weights = (
+            a.at[rows].get(mode="fill", fill_value=0) for a in (features, *at_place)
+        )
+        logits = jnp.dot(x, kernel, preferred_element_type=jnp.float32) + bias
+        shifted = logits - jnp.max(logits, axis=-1, keepdims=True)
+        exponentials = jnp.exp(shifted)
+        total = jnp.sum(exponentials, axis=-1)
+        picked = jnp.take_along_axis(shifted, targets[:, None], axis=-1)[:, 0]
+        cross_entropy = jnp.where(counted, jnp.log(total) - picked, 0.0)
+        correct = counted & (jnp.argmax(logits, axis=-1) == targets)
+        loss = HeadLoss(
+            loss.cross_entropy.at[rows].set(cross_entropy, mode="drop"),
+            loss.correct.at[rows].set(correct, mode="drop"),
+        )
+        if gradients is None:
+            return loss, None
+        weight = jnp.where(counted, weights[0], 0.0)
+        hit = jnp.arange(logits.shape[-1]) == targets[:, None]
+        d_logits = exponentials * (weight / total)[:, None] - jnp.where(hit, weight[:, None], 0.0)
+        narrow = d_logits.astype(features.dtype)
+        wide = {"preferred_element_type": jnp.float32}
+        return loss, HeadGradients(
+            gradients.features.at[rows].add(jnp.dot(narrow, kernel.T, **wide), mode="drop"),
+            gradients.kernel + jnp.dot(x.T, narrow, **wide),
+            gradients.bias + jnp.sum(d_logits, axis=0),
+        )
+
+    loss = HeadLoss(jnp.zeros(num_rows), jnp.zeros(num_rows, bool))
+    gradients = None
+    if d_features is not None:
+        gradients = HeadGradients(d_features, *(jnp.zeros(a.shape, jnp.float32) for a in head))
+    num_blocks = (num_counted + block_rows - 1) // block_rows
+    return jax.lax.fori_loop(0, num_blocks, block, (loss, gradients))

@@ -2,10 +2,14 @@
 
 Tokens are embedded, merged into p x p patches and processed by pairs of blocks: a spatial block
 attends among the patches of a frame, a temporal block among the frames at a patch position. Every
-block is modulated (adaLN-Zero) by the embedding of its frame's time. The modulation depends on the
-frame only, so it is computed on [B, T, D] and broadcast over patches. The head predicts the K
+block is modulated (adaLN-Zero) by the embedding of its frame's time. The head predicts the K
 codebook entries, never the mask token, and is a method of its own, so that nobody has to hold the
 logits of a whole video.
+
+Frames that do not change while others are sampled can be run once: `context_cache` keeps their keys
+and values in the temporal blocks, and `features` of the other frames attends to them. The cached
+frames have then not seen the others, which is exact for a network whose clean frames attend to
+clean frames only (`isolated_context`), and an approximation for any other.
 
 Sources: Ma et al. 2024 (Latte); Peebles & Xie 2023 (DiT); MaskFlow, section 3 (per-frame times).
 """
@@ -15,9 +19,12 @@ import dataclasses
 import einops
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from maskflow_jax.models import layers
+from maskflow_jax.models.attention import IMPLEMENTATIONS
+from maskflow_jax.models.blocks import BlockPair, ContextCache
 
 REMAT_POLICIES = {
     "none": jax.checkpoint_policies.everything_saveable,
@@ -40,6 +47,10 @@ class LatteConfig:
         time_conditioning: whether blocks see the frames' times; otherwise they see time 0.
         dtype: type of the matrix products, "float32" or "bfloat16"; parameters are float32.
         remat: what the backward pass recomputes: "none", "dots" (all but matrix products), "full".
+        attention: kernel, "xla", "cudnn" or "auto" (`attention.probe`).
+        isolated_context: whether, in the temporal blocks, a clean frame (time exactly 1) attends to
+            clean frames only. It makes `context_cache` exact, and wants training times that are
+            sometimes exactly 1 ("frame_clean" of `flow.frame_times`).
     """
 
     codebook_size: int
@@ -51,6 +62,8 @@ class LatteConfig:
     time_conditioning: bool = True
     dtype: str = "float32"
     remat: str = "full"
+    attention: str = "auto"
+    isolated_context: bool = False
 
     def __post_init__(self):
         """Raises ValueError for shapes that cannot be built."""
@@ -63,6 +76,7 @@ class LatteConfig:
         for name, choices in (
             ("dtype", ("float32", "bfloat16")),
             ("remat", tuple(REMAT_POLICIES)),
+            ("attention", IMPLEMENTATIONS),
             ("patch_size", (1, 2, 4, 8)),
         ):
             if getattr(self, name) not in choices:
@@ -93,51 +107,6 @@ def latte_config(variant: str, *, codebook_size: int, **overrides) -> LatteConfi
     return LatteConfig(codebook_size=codebook_size, **fields)
 
 
-class Block(nnx.Module):
-    """Attention and MLP as residual branches that each frame's time shifts, scales and gates."""
-
-    def __init__(self, config: LatteConfig, rngs: nnx.Rngs):
-        width, dtype = config.width, jnp.dtype(config.dtype)
-        self.modulation = layers.linear(
-            width, 6 * width, rngs, dtype=dtype, kernel_init=layers.zeros
-        )
-        self.attention = layers.Attention(width, config.num_heads, rngs, dtype=dtype)
-        self.mlp = layers.MLP(width, config.mlp_ratio * width, rngs, dtype=dtype)
-
-    def __call__(self, x: jax.Array, condition: jax.Array, *, axis: str) -> jax.Array:
-        """Applies the block.
-
-        Args:
-            x: [B, T, N, D].
-            condition: activated time embedding [B, T, D].
-            axis: what attention mixes: "patches" of a frame or "frames" at a patch position.
-
-        Returns:
-            [B, T, N, D].
-        """
-        modulation = self.modulation(condition)[:, :, None]  # [B, T, 1, 6D]
-        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)
-        attended = self._attend(layers.modulate(layers.layer_norm(x), shift1, scale1), axis)
-        x = x + gate1 * attended
-        return x + gate2 * self.mlp(layers.modulate(layers.layer_norm(x), shift2, scale2))
-
-    def _attend(self, x: jax.Array, axis: str) -> jax.Array:
-        batch, frames, patches, _ = x.shape
-        if axis == "patches":
-            mixed = self.attention(einops.rearrange(x, "b t n d -> (b t) n d"))
-            return einops.rearrange(mixed, "(b t) n d -> b t n d", b=batch, t=frames)
-        mixed = self.attention(einops.rearrange(x, "b t n d -> (b n) t d"))
-        return einops.rearrange(mixed, "(b n) t d -> b t n d", b=batch, n=patches)
-
-
-class BlockPair(nnx.Module):
-    """A spatial and a temporal block."""
-
-    def __init__(self, config: LatteConfig, rngs: nnx.Rngs):
-        self.spatial = Block(config, rngs)
-        self.temporal = Block(config, rngs)
-
-
 class Latte(nnx.Module):
     """The network: `features`, then `logits`."""
 
@@ -156,7 +125,16 @@ class Latte(nnx.Module):
         self.time_embedding = layers.TimeEmbedding(width, rngs)
         keys = jax.random.split(rngs.params(), config.depth // 2)
         # All pairs share one set of arrays with a leading axis, which `features` scans over.
-        self.blocks = jax.vmap(lambda key: BlockPair(config, nnx.Rngs(key)))(keys)
+        self.blocks = jax.vmap(
+            lambda key: BlockPair(
+                nnx.Rngs(key),
+                width=width,
+                num_heads=config.num_heads,
+                mlp_ratio=config.mlp_ratio,
+                dtype=dtype,
+                kernel=config.attention,
+            )
+        )(keys)
         self.final_modulation = layers.linear(
             width, 2 * width, rngs, dtype=dtype, kernel_init=layers.zeros
         )
@@ -164,38 +142,114 @@ class Latte(nnx.Module):
             width, patch**2 * config.codebook_size, rngs, dtype=dtype, kernel_init=layers.zeros
         )
 
-    def features(self, tokens: jax.Array, times: jax.Array) -> jax.Array:
+    def features(
+        self,
+        tokens: jax.Array,
+        times: jax.Array,
+        *,
+        positions: np.ndarray | None = None,
+        context: ContextCache | None = None,
+        num_wanted: int | None = None,
+    ) -> jax.Array:
         """Runs everything but the vocabulary head.
 
         Args:
             tokens: int [B, T, H, W], K where masked.
             times: float [B, T], 0 fully masked, 1 clean.
+            positions: numbers of the frames in their clip [T], a constant; by default they follow
+                the context's, or else start at 0.
+            context: frames before these that were run already.
+            num_wanted: frames at the end whose features are wanted, None for all; what only the
+                others need is left out.
 
         Returns:
-            [B, T, N, D] in the compute type, N the number of patches of a frame.
+            [B, T, N, D] in the compute type, N the number of patches of a frame, or its last
+            `num_wanted` frames.
 
         Raises:
             ValueError: if the grid is not square or not a multiple of the patch size.
         """
+        if positions is None:
+            first = 0 if context is None else context.clean.shape[1]
+            positions = np.arange(first, first + tokens.shape[1])
+        x, condition, mask, _ = self._begin(tokens, times, context)
+        pair = self._pair(condition, mask, positions)
+        layers_in = self._layers(context)
+        if num_wanted is None:
+            x, _ = jax.lax.scan(self._rematerialised(pair), x, layers_in)
+        else:
+            # By index, for a slice of all pairs but one would copy the parameters.
+            def one_of(x, index):
+                return pair(x, jax.tree.map(lambda a: a[index], layers_in))[0], None
+
+            x, _ = jax.lax.scan(one_of, x, jnp.arange(self.config.depth // 2 - 1))
+            x, _ = pair(x, jax.tree.map(lambda a: a[-1], layers_in), num_wanted)
+            condition = condition[:, -num_wanted:]
+        shift, scale = jnp.split(self.final_modulation(condition)[:, :, None], 2, axis=-1)
+        return layers.modulate(layers.layer_norm(x), shift, scale)
+
+    def context_cache(
+        self, tokens: jax.Array, times: jax.Array, *, positions: np.ndarray | None = None
+    ) -> ContextCache:
+        """Runs frames on their own, for `features` of the frames after them.
+
+        Args:
+            tokens: int [B, m, H, W].
+            times: float [B, m].
+            positions: numbers of the frames in their clip [m], by default from 0.
+
+        Returns:
+            What the other frames attend to.
+        """
+        positions = np.arange(tokens.shape[1]) if positions is None else positions
+        x, condition, mask, clean = self._begin(tokens, times, None)
+        _, (keys, values) = jax.lax.scan(
+            self._pair(condition, mask, positions), x, self._layers(None)
+        )
+        return ContextCache(keys, values, clean)
+
+    def _begin(self, tokens, times, context: ContextCache | None):
+        """Embedded tokens, condition [B, T, D], mask [B, T, m + T] or None, clean frames [B, T]."""
+        clean, mask = times == 1.0, None
+        if self.config.isolated_context:
+            seen = clean if context is None else jnp.concatenate([context.clean, clean], axis=1)
+            mask = ~clean[:, :, None] | seen[:, None, :]
         if not self.config.time_conditioning:
             times = jnp.zeros_like(times)
         x = self._embed(tokens)
-        frame_positions = layers.sincos_1d(range(tokens.shape[1]), self.config.width)
-        frame_positions = jnp.asarray(frame_positions, x.dtype)[:, None]  # [T, 1, D]
-        condition = jax.nn.silu(self.time_embedding(times)).astype(x.dtype)  # [B, T, D]
+        condition = jax.nn.silu(self.time_embedding(times)).astype(x.dtype)
+        return x, condition, mask, clean
 
-        def pair(x, block_and_index):
-            blocks, index = block_and_index
-            x = blocks.spatial(x, condition, axis="patches")
+    def _layers(self, context: ContextCache | None):
+        """What differs from pair to pair, with the pairs as the first axis of every array."""
+        cached = None if context is None else (context.keys, context.values)
+        return self.blocks, jnp.arange(self.config.depth // 2), cached
+
+    def _pair(self, condition, mask, positions: np.ndarray):
+        """The function (x, one of `_layers`, num_wanted) -> (x, the temporal keys and values)."""
+        frame_positions = layers.sincos_1d(positions, self.config.width)
+        frame_positions = jnp.asarray(frame_positions, condition.dtype)[:, None]  # [T, 1, D]
+
+        def pair(x, layer, num_wanted=None):
+            blocks, index, cached = layer
+            x, _ = blocks.spatial(x, condition, axis="patches")
             # The frame's position enters once, just before the first temporal block.
             x = x + jnp.where(index == 0, frame_positions, 0)
-            return blocks.temporal(x, condition, axis="frames"), None
+            return blocks.temporal(
+                x, condition, axis="frames", mask=mask, context=cached, num_wanted=num_wanted
+            )
 
-        if self.config.remat != "none":
-            pair = jax.checkpoint(pair, policy=REMAT_POLICIES[self.config.remat])
-        x, _ = jax.lax.scan(pair, x, (self.blocks, jnp.arange(self.config.depth // 2)))
-        shift, scale = jnp.split(self.final_modulation(condition)[:, :, None], 2, axis=-1)
-        return layers.modulate(layers.layer_norm(x), shift, scale)
+        return pair
+
+    def _rematerialised(self, pair):
+        """The body of a scan over the pairs, as the backward pass should have it."""
+
+        def body(x, layer):
+            return pair(x, layer)[0], None
+
+        if self.config.remat == "none":
+            return body
+        return jax.checkpoint(body, policy=REMAT_POLICIES[self.config.remat])
 
     def logits(self, features: jax.Array) -> jax.Array:
         """Predicts the clean tokens of some frames.
@@ -214,6 +268,11 @@ class Latte(nnx.Module):
             p=self.config.patch_size,
             q=self.config.patch_size,
         )
+
+    def to_patches(self, tokens: jax.Array) -> jax.Array:
+        """Orders [B, T, H, W] as the head's outputs: [B, T, N, p^2], `head` has K for each."""
+        patch = self.config.patch_size
+        return einops.rearrange(tokens, "b t (h p) (w q) -> b t (h w) (p q)", p=patch, q=patch)
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         height, width = tokens.shape[2:]

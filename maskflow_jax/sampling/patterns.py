@@ -1,7 +1,7 @@
 """Patterns of known tokens: what is given of a video, and what is to be made.
 
 The sampler takes any boolean pattern; these are the ones that have a name. Time-reversed tasks
-(backward prediction) are prediction on a reversed network, `views.reversed_in_time`.
+(backward prediction) are prediction by a network that numbers its frames from the last (`network`).
 """
 
 import math

@@ -49,7 +49,8 @@ def make_propose(
     """Builds the proposal of a network.
 
     Args:
-        features_fn: (x int32 [B, T, H, W], t [B, T]) -> features [B, T, N, D].
+        features_fn: (x int32 [B, T, H, W], t [B, T]) -> features [B, T', N, D] of the frames that
+            the head runs on (`frames`, below), by default all.
         logits_fn: features [B, 1, N, D] of one frame -> logits [B, 1, H, W, K]; no mask class.
         view: what the network is shown, `views.make_view`; by default x and its times, 1 for the
             frames that are known entirely.
@@ -83,8 +84,8 @@ def propose_from_features(
     """Builds a proposal from anything that has features: one network pass, or several combined.
 
     Args:
-        features_fn: (keys [B], x int32 [B, T, H, W], Step) -> a pytree of features [B, T, ...].
-            Its keys are not the draws' keys.
+        features_fn: (keys [B], x int32 [B, T, H, W], Step) -> a pytree of features [B, T', ...] of
+            the T' frames in `frames`. Its keys are not the draws' keys.
         logits_fn: the same pytree for one frame, [B, 1, ...] -> logits [B, 1, H, W, K].
         temperature: divides the logits. 0 takes the most likely class; its confidence is then its
             log-probability at temperature 1, which still tells tokens apart.
@@ -119,10 +120,10 @@ def propose_from_features(
             logits = logits_fn(features)[:, 0].astype(jnp.float32)  # [B, H, W, K]
             return draw(uniform, logits, **settings)
 
-        inputs = (features_fn(feature_keys, x, step), uniform)
+        inputs = (features_fn(feature_keys, x, step), uniform[:, frames])
         drawn = jax.lax.map(
             propose_frame,
-            jax.tree.map(lambda a: jnp.moveaxis(a[:, frames], 1, 0), inputs),
+            jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), inputs),
             batch_size=frame_block,
         )
         tokens, log_confidence = (rearrange(a, "t b h w -> b t h w") for a in drawn)

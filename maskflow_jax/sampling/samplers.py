@@ -1,27 +1,25 @@
-"""Named samplers: the settings of a step rule put together with its matrix of times.
+"""Named samplers: their settings, their plans, and the function that fills a window.
 
-To add a sampler, write its rule (or its matrix), a function here that returns the pair, and its row
-in `SAMPLERS`.
+Which there are is said in `sampler_table`.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
 from maskflow_jax.flow.schedules import Schedule
-from maskflow_jax.sampling import frame_schedules, guidance, rolling
-from maskflow_jax.sampling.fm import TRANSITIONS, fm
-from maskflow_jax.sampling.halton import halton
-from maskflow_jax.sampling.mgm import COUNTS, NOISES, mgm, revealed_fractions
+from maskflow_jax.sampling import guidance
+from maskflow_jax.sampling.fm import TRANSITIONS
+from maskflow_jax.sampling.mgm import COUNTS, NOISES
+from maskflow_jax.sampling.network import Network, window_features
 from maskflow_jax.sampling.proposal import make_propose
-from maskflow_jax.sampling.remdm import REMASKING, remdm
-from maskflow_jax.sampling.rolling import RollingPlan
-from maskflow_jax.sampling.rollout import Plan, RolloutPlan
-from maskflow_jax.sampling.views import make_view, reversed_in_time
-from maskflow_jax.sampling.window import Propose, StepRule, sample_window
+from maskflow_jax.sampling.remdm import REMASKING
+from maskflow_jax.sampling.rollout import Plan
+from maskflow_jax.sampling.sampler_table import SAMPLERS, Frames
+from maskflow_jax.sampling.views import make_view
+from maskflow_jax.sampling.window import Propose, sample_window
 
 CHOICES = {"counts": COUNTS, "noise": NOISES, "transition": TRANSITIONS, "remask": REMASKING}
 
@@ -62,6 +60,8 @@ class SamplerConfig:
             halton) or 0.9 (the others).
         guidance_steps: guides this many first steps of a window (rolling: of every shift), at 3
             network passes each; None guides all. Not for pyramid, whose frames start in turn.
+        context_cache: runs a window's context once instead of at every step (`network`). An
+            approximation, but exact for a network trained with `isolated_context`.
         frame_block: frames whose logits exist at one time.
     """
 
@@ -81,6 +81,7 @@ class SamplerConfig:
     guidance_weight: float = 0.0
     guidance_time: float | None = None
     guidance_steps: int | None = None
+    context_cache: bool = False
     frame_block: int = 1
 
     def __post_init__(self):
@@ -104,6 +105,11 @@ class SamplerConfig:
                 problems.append(f"unknown {name} {getattr(self, name)!r}: one of {list(choices)}")
         if self.name == "pyramid" and self.guidance_steps is not None:
             problems.append("pyramid's frames start in turn: leave guidance_steps out, guide all")
+        if self.context_cache and (self.guidance_weight != 0.0 or self.context_time != 1.0):
+            problems.append(
+                "guidance_weight and context_time show another context at every step, so "
+                "context_cache cannot keep it; leave one of them out"
+            )
         if problems:
             raise ValueError("sampler settings: " + "; ".join(problems))
         if self.num_steps is None:
@@ -159,33 +165,6 @@ def plan_rollout(
     return SAMPLERS[config.name].plan(config, request)
 
 
-def _chunks(config: SamplerConfig, request: dict[str, int]) -> RolloutPlan:
-    return RolloutPlan(nfe_per_chunk=config.window_nfe(config.num_steps), **request)
-
-
-def _pyramid_chunks(config: SamplerConfig, request: dict[str, int]) -> RolloutPlan:
-    num_steps = config.num_steps + request["chunk_size"]
-    return RolloutPlan(nfe_per_chunk=config.window_nfe(num_steps), **request)
-
-
-def _rolling_plan(config: SamplerConfig, request: dict[str, int]) -> RollingPlan:
-    request = dict(request)
-    del request["known_tail"]  # it rolls into the window
-    if request.pop("stride") != 1 or request.pop("known_frames") != request["context_frames"]:
-        raise ValueError(
-            "rolling advances by one frame and starts from its whole context; leave out the "
-            "stride, and to start from nothing set context_frames to 0"
-        )
-    # With impossible frames the plan itself says so.
-    new = max(1, request["chunk_size"] - request["context_frames"])
-    return RollingPlan(
-        start_nfe=config.window_nfe(config.num_steps),
-        shift_nfe=config.window_nfe(-(-config.num_steps // new)),
-        finish_nfe=config.window_nfe(config.num_steps),
-        **request,
-    )
-
-
 def make_window_sampler(
     config: SamplerConfig,
     schedule: Schedule,
@@ -209,19 +188,23 @@ def make_window_sampler(
         backward: the window's frames run from last to first: its context is the video's end.
 
     Returns:
-        `sample(features_fn, logits_fn, keys, tokens, known, stage="chunk") -> (tokens,
-        reveal_step)`, with the arrays of `sample_window` and the functions of `make_propose`. For
-        "rolling", `stage` is one of `rolling.STAGES`, and tokens that are neither known nor
-        `mask_id` were revealed before.
+        `sample(network, keys, tokens, known, stage="chunk") -> (tokens, reveal_step)`, with a
+        `network.Network` and the arrays of `sample_window`. For "rolling", `stage` is one of
+        `rolling.STAGES`, and tokens that are neither known nor `mask_id` were revealed before.
     """
     sampler = SAMPLERS[config.name]
     frames = Frames(chunk_size, context_frames, tokens_per_frame)
     matrices, step_rule = sampler.build(config, schedule, frames)
 
-    def sample(features_fn, logits_fn, keys, tokens, known, stage: str = "chunk"):
-        if backward:
-            features_fn = reversed_in_time(features_fn)
-        propose = _make_propose(config, schedule, features_fn, logits_fn, context_frames)
+    def sample(network: Network, keys, tokens, known, stage: str = "chunk"):
+        features_fn = window_features(
+            network,
+            tokens,
+            context_frames,
+            cached=config.context_cache and context_frames > 0,
+            backward=backward,
+        )
+        propose = _make_propose(config, schedule, features_fn, network.logits, context_frames)
         revealed = None if stage == "chunk" else ~known & (tokens != mask_id)
         return sample_window(
             keys,
@@ -262,88 +245,3 @@ def _make_propose(
         guided_steps=config.guidance_steps,
         **settings,
     )
-
-
-class Frames(NamedTuple):
-    """The window that a sampler is built for.
-
-    Attributes:
-        chunk_size: k.
-        context: frames at its start that are known, m.
-        tokens: tokens of a frame.
-    """
-
-    chunk_size: int
-    context: int
-    tokens: int
-
-
-Built = tuple[dict[str, np.ndarray], StepRule]
-
-
-def _mgm(config: SamplerConfig, schedule: Schedule, frames: Frames) -> Built:
-    """Confidence-ordered unmasking; the network is told the time its revealed share belongs to."""
-    unknown = (frames.chunk_size - frames.context) * frames.tokens
-    fractions = revealed_fractions(unknown, config.num_steps, config.counts)
-    times = frame_schedules.matched(fractions, frames.chunk_size, schedule)
-    return {"chunk": times}, mgm(config.num_steps, config.counts, config.noise, config.noise_scale)
-
-
-def _halton(config: SamplerConfig, schedule: Schedule, frames: Frames) -> Built:
-    """Low-discrepancy order in every frame; times as for mgm."""
-    fractions = revealed_fractions(frames.tokens, config.num_steps, config.counts)
-    times = frame_schedules.matched(fractions, frames.chunk_size, schedule)
-    return {"chunk": times}, halton(config.num_steps, config.counts)
-
-
-def _fm(config: SamplerConfig, schedule: Schedule, frames: Frames) -> Built:
-    """The continuous-time chain, in steps of equal time."""
-    times = frame_schedules.full_sequence(config.num_steps, frames.chunk_size)
-    return {"chunk": times}, fm(schedule, config.transition)
-
-
-def _remdm(config: SamplerConfig, schedule: Schedule, frames: Frames) -> Built:
-    """The chain with remasking."""
-    times = frame_schedules.full_sequence(config.num_steps, frames.chunk_size)
-    return {"chunk": times}, remdm(schedule, config.remask, config.remask_strength)
-
-
-def _pyramid(config: SamplerConfig, schedule: Schedule, frames: Frames) -> Built:
-    """Diffusion Forcing: the chain, every frame a step behind the one before."""
-    times = frame_schedules.pyramid(config.num_steps, frames.chunk_size)
-    return {"chunk": times}, fm(schedule, config.transition)
-
-
-def _rolling(config: SamplerConfig, schedule: Schedule, frames: Frames) -> Built:
-    """Rolling diffusion: the chain, in three stages."""
-    matrices = rolling.rolling_matrices(config.num_steps, frames.chunk_size, frames.context)
-    return matrices, fm(schedule, config.transition)
-
-
-class Sampler(NamedTuple):
-    """A row of `SAMPLERS`.
-
-    Attributes:
-        build: (config, schedule, Frames) -> (times [S+1, T] by stage, step rule). The only stage
-            is "chunk", but for rolling.
-        default_steps: `num_steps` where the config does not say; the paper's number.
-        guidance_time: likewise.
-        plan: (config, the arguments of `plan_rollout`) -> plan.
-        default_stride: (k, m) -> s where nobody says.
-    """
-
-    build: Callable[[SamplerConfig, Schedule, Frames], Built]
-    default_steps: int
-    guidance_time: float
-    plan: Callable[[SamplerConfig, dict[str, int]], Plan] = _chunks
-    default_stride: Callable[[int, int], int] = lambda k, m: k - m
-
-
-SAMPLERS: dict[str, Sampler] = {
-    "mgm": Sampler(_mgm, 20, 0.3),
-    "fm": Sampler(_fm, 250, 0.9),
-    "pyramid": Sampler(_pyramid, 250, 0.9, _pyramid_chunks),
-    "rolling": Sampler(_rolling, 250, 0.9, _rolling_plan, lambda k, m: 1),
-    "remdm": Sampler(_remdm, 20, 0.9),
-    "halton": Sampler(_halton, 20, 0.3),
-}

@@ -72,24 +72,6 @@ def make_view(
     return view
 
 
-def reversed_in_time(features_fn: Callable) -> Callable:
-    """A network that is shown the window's frames from last to first.
-
-    A sampler that runs on it works backwards: its context, its first frames, are the video's last.
-
-    Args:
-        features_fn: (x [B, T, H, W], t [B, T]) -> features [B, T, ...].
-
-    Returns:
-        The same of reversed frames.
-    """
-
-    def features(x: jax.Array, t: jax.Array) -> jax.Array:
-        return jnp.flip(features_fn(jnp.flip(x, 1), jnp.flip(t, 1)), 1)
-
-    return features
-
-
 def _inverse(schedule: Schedule, kappa: jax.Array) -> jax.Array:
     """kappa^-1 inside a trace, where `Schedule.inverse` (numpy) cannot be called."""
     grid = np.linspace(0.0, 1.0, GRID + 1, dtype=np.float32)

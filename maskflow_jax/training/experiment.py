@@ -37,7 +37,8 @@ NAMES = ("seed", "model", "optimizer", "run", "mesh", "tokenizer", *SECTIONS)
 # Settings that say how long a run lasts, where it runs and what it shows, not what it learns. The
 # places of dataset and codec are free because their contents are checked.
 FREE_SETTINGS = re.compile(
-    r"(run|mesh|sampling)\.|data\.(directory|codec|num_workers)$|tokenizer\.name$|model\.remat$"
+    r"(run|mesh|sampling)\.|data\.(directory|codec|num_workers)$|tokenizer\.name$"
+    r"|model\.(remat|attention)$|optimizer\.micro_batches$|flow\.frame_block$"
 )
 
 

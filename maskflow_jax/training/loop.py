@@ -17,10 +17,10 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from maskflow_jax import sharding
-from maskflow_jax.flow.losses import FrameSums
 from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.metrics import MetricWriter, summarise_bins
 from maskflow_jax.training.state import TrainState
+from maskflow_jax.training.steps import TimeSums
 
 Hook = Callable[[int, TrainState], None]
 
@@ -202,7 +202,7 @@ def held_out(
     Returns:
         Masked cross-entropy in nats and accuracy, over all times and by time bin.
     """
-    total = FrameSums(0.0, 0.0, 0.0, 0.0)
+    total = TimeSums(0.0, 0.0, 0.0)
     for index, batch in enumerate(clips):
         key = jax.random.fold_in(jax.random.key(seed), index)
         sums = eval_step(params, key, *sharding.place_batch(mesh, batch))

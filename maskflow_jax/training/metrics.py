@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from maskflow_jax.flow.losses import FrameSums
+from maskflow_jax.training.steps import TimeSums
 
 
 class MetricWriter:
@@ -64,14 +64,14 @@ def _tensorboard_writer(workdir: Path):
     return metric_writers.SummaryWriter(str(workdir))
 
 
-def summarise_bins(sums: FrameSums) -> dict[str, float]:
+def summarise_bins(sums: TimeSums) -> dict[str, float]:
     """Turns sums per time bin [bins] into the held-out means.
 
     Returns:
         `cross_entropy` (nats per masked token) and `accuracy` over all bins, and the same per bin
         as `cross_entropy_t0.0-0.1` and so on; bins without a token are left out.
     """
-    cross_entropy, count, correct, _ = (np.asarray(x, np.float64) for x in sums)
+    cross_entropy, count, correct = (np.asarray(x, np.float64) for x in sums)
     summary = {
         "cross_entropy": cross_entropy.sum() / count.sum(),
         "accuracy": correct.sum() / count.sum(),

@@ -21,6 +21,8 @@ class OptimizerConfig:
         ema_decay: decay of the moving average of the parameters, per step.
         ema_warmup: whether the decay starts low and grows as (1 + step) / (10 + step), so that
             short runs forget their initialisation.
+        micro_batches: parts that a batch is worked through in, one after the other; their gradients
+            add up to the whole batch's, in less memory.
     """
 
     learning_rate: float = 1e-4
@@ -31,6 +33,12 @@ class OptimizerConfig:
     clip_norm: float = 2.0
     ema_decay: float = 0.9999
     ema_warmup: bool = False
+    micro_batches: int = 1
+
+    def __post_init__(self):
+        """Raises ValueError for a batch in no parts."""
+        if self.micro_batches < 1:
+            raise ValueError(f"micro_batches is {self.micro_batches}; set it to 1 or more")
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:

@@ -2,17 +2,19 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import einops
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
 from maskflow_jax import sharding
-from maskflow_jax.flow import losses
 from maskflow_jax.flow.corruption import mask_tokens
 from maskflow_jax.flow.frame_times import MIN_TIME
 from maskflow_jax.flow.schedules import Schedule
+from maskflow_jax.training.objective import Layout, weighted_head_loss
 from maskflow_jax.training.optimizer import OptimizerConfig, ema_rate
 from maskflow_jax.training.state import TrainState
 
@@ -29,7 +31,7 @@ class Flow:
         weigh: loss weight of each frame, times [B, T] -> [B, T].
         mask_id: the mask token K.
         mask_ce: whether only masked positions enter the loss.
-        frame_block: frames whose logits exist at one time.
+        frame_block: frames of every sample on which the head runs at one time.
     """
 
     schedule: Schedule
@@ -40,9 +42,76 @@ class Flow:
     frame_block: int = 1
 
 
-def corrupt(flow: Flow, key: jax.Array, tokens: jax.Array, times: jax.Array) -> jax.Array:
+class TimeSums(NamedTuple):
+    """Held-out sums over the tokens of the frames in a bin of time, float32 [TIME_BINS].
+
+    Attributes:
+        cross_entropy: in nats.
+        count: masked tokens.
+        correct: those predicted correctly.
+    """
+
+    cross_entropy: jax.Array
+    count: jax.Array
+    correct: jax.Array
+
+
+class Corrupted(NamedTuple):
+    """Clips as the network is shown them, and what it is to predict.
+
+    Attributes:
+        tokens: clean tokens int32 [B, T, H, W].
+        times: [B, T].
+        xt: corrupted tokens [B, T, H, W].
+        masked: bool [B, T, H, W].
+    """
+
+    tokens: jax.Array
+    times: jax.Array
+    xt: jax.Array
+    masked: jax.Array
+
+
+def corrupt(flow: Flow, key: jax.Array, tokens: jax.Array, times: jax.Array) -> Corrupted:
     """Masks clean tokens [B, T, H, W] to their times [B, T]."""
-    return mask_tokens(key, tokens, flow.schedule.kappa(times), flow.mask_id)
+    tokens = tokens.astype(jnp.int32)
+    xt = mask_tokens(key, tokens, flow.schedule.kappa(times), flow.mask_id)
+    return Corrupted(tokens, times, xt, xt == flow.mask_id)
+
+
+def clip_loss(
+    model: nnx.Module,
+    layout: Layout,
+    clips: Corrupted,
+    counted: jax.Array,
+    weights: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The loss of a model on corrupted clips.
+
+    Args:
+        model: with `features`, `to_patches` and a linear `head`, as `Latte`.
+        layout: of the head's loss.
+        clips: the clips.
+        counted: bool [B, T, H, W], the positions that are predicted.
+        weights: float32 [B, T] of the frames.
+
+    Returns:
+        The sum of weights * cross-entropy over counted positions, and per frame [B, T] the sums of
+        cross-entropy and of correct predictions.
+    """
+    features = model.features(clips.xt, clips.times)
+    counted = model.to_patches(counted)
+    loss, positions = weighted_head_loss(
+        layout,
+        features,
+        model.head.kernel[...],
+        model.head.bias[...],
+        model.to_patches(clips.tokens),
+        counted,
+        jnp.broadcast_to(weights[:, :, None, None], counted.shape),
+    )
+    correct = positions.correct & model.to_patches(clips.masked)
+    return loss, jnp.sum(positions.cross_entropy, (2, 3)), jnp.sum(correct, (2, 3))
 
 
 def make_train_step(
@@ -67,35 +136,38 @@ def make_train_step(
         scalars: `loss`, `accuracy`, `masked` (share of masked tokens), `grad_norm`, and a dict
         `grad_norms` with the norm of each top-level part of the model.
     """
+    mesh = state["step"].sharding.mesh
+    layout = Layout(mesh, flow.frame_block)
 
-    def loss_fn(params, key, tokens):
+    def loss_fn(params, part: Corrupted, weights):
+        counted = part.masked if flow.mask_ce else jnp.ones_like(part.masked)
+        loss, _, correct = clip_loss(nnx.merge(graphdef, params), layout, part, counted, weights)
+        return loss, jnp.sum(correct)
+
+    def gradients(params, key, tokens):
+        """All random numbers are drawn for the whole batch: parts do not change the result."""
         time_key, mask_key = jax.random.split(key)
         times = flow.frame_times(time_key, *tokens.shape[:2])
-        xt = corrupt(flow, mask_key, tokens, times)
-        masked = xt == flow.mask_id
-        model = nnx.merge(graphdef, params)
-        features = model.features(xt, times)
-        sums = losses.frame_sums(
-            model.logits,
-            features,
-            tokens,
-            masked,
-            counted=masked if flow.mask_ce else jnp.ones_like(masked),
-            frame_block=flow.frame_block,
+        clips = corrupt(flow, mask_key, tokens, times)
+        masked = jnp.sum(clips.masked, dtype=jnp.float32)
+        count = masked if flow.mask_ce else clips.masked.size
+        weights = flow.weigh(times) / (count + 1e-6)
+        (loss, correct), grads = accumulate(
+            jax.value_and_grad(loss_fn, has_aux=True),
+            params,
+            (clips, weights),
+            num_parts=config.micro_batches,
         )
-        loss = losses.weighted_loss(sums, flow.weigh(times))
-        return loss, {"accuracy": losses.accuracy(sums), "masked": jnp.mean(masked)}
+        metrics = {"loss": loss, "accuracy": correct / (masked + 1e-6)}
+        return metrics | {"masked": jnp.mean(clips.masked)}, grads
 
     def train_step(state, key, tokens):
         key = jax.random.fold_in(key, state["step"])
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state["params"], key, tokens.astype(jnp.int32)
-        )
+        metrics, grads = gradients(state["params"], key, tokens)
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         rate = ema_rate(config, state["step"])
         metrics |= {
-            "loss": loss,
             "grad_norm": optax.tree.norm(grads),
             "grad_norms": {name: optax.tree.norm(part) for name, part in grads.items()},
         }
@@ -109,10 +181,43 @@ def make_train_step(
 
     # Pinned, so that the second step meets the arrangement that the first was compiled for.
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    mesh = state["step"].sharding.mesh
     return jax.jit(
         train_step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh))
     )
+
+
+def accumulate(grad_fn: Callable, params: dict, batch: Any, *, num_parts: int) -> Any:
+    """Adds up what a function returns for the parts of a batch, one after the other.
+
+    Args:
+        grad_fn: (params, *part) -> pytree of arrays.
+        params: parameters.
+        batch: tuple of pytrees of arrays [B, ...].
+        num_parts: divides B.
+
+    Returns:
+        The sum over all parts.
+
+    Raises:
+        ValueError: if the batch cannot be cut into so many parts.
+    """
+    if num_parts == 1:
+        return grad_fn(params, *batch)
+    size = jax.tree.leaves(batch)[0].shape[0]
+    if size % num_parts:
+        raise ValueError(
+            f"a batch of {size} cannot be cut into {num_parts} equal parts; choose "
+            "optimizer.micro_batches so that it divides data.batch_size"
+        )
+    # Part i takes every num_parts-th sample: each device keeps the samples it has.
+    parts = jax.tree.map(lambda a: einops.rearrange(a, "(b p) ... -> p b ...", p=num_parts), batch)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, grad_fn(params, *part)), None
+
+    shapes = jax.eval_shape(grad_fn, params, *jax.tree.map(lambda a: a[0], parts))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, zeros, parts)[0]
 
 
 def make_eval_step(graphdef: nnx.GraphDef, flow: Flow, mesh: jax.sharding.Mesh) -> Callable:
@@ -126,24 +231,26 @@ def make_eval_step(graphdef: nnx.GraphDef, flow: Flow, mesh: jax.sharding.Mesh) 
     Returns:
         `eval_step(params, key, tokens, valid) -> sums`, jitted: for every one of `TIME_BINS` equal
         bins of the frame's time, the summed cross-entropy, correct predictions and masked tokens,
-        as a `FrameSums` of [TIME_BINS]. Clips where `valid` [B] is False do not count. Times are
+        as `TimeSums`. Clips where `valid` [B] is False do not count. Times are
         drawn per frame, whatever the model was trained on, so that runs compare.
     """
+    layout = Layout(mesh, flow.frame_block)
 
     def eval_step(params, key, tokens, valid):
-        tokens = tokens.astype(jnp.int32)
         time_key, mask_key = jax.random.split(key)
         times = jax.random.uniform(time_key, tokens.shape[:2], minval=MIN_TIME)
-        xt = corrupt(flow, mask_key, tokens, times)
-        model = nnx.merge(graphdef, params)
-        masked = (xt == flow.mask_id) & valid[:, None, None, None]
-        features = model.features(xt, times)
-        sums = losses.frame_sums(
-            model.logits, features, tokens, masked, frame_block=flow.frame_block
+        clips = corrupt(flow, mask_key, tokens, times)
+        masked = clips.masked & valid[:, None, None, None]
+        _, cross_entropy, correct = clip_loss(
+            nnx.merge(graphdef, params), layout, clips, masked, jnp.ones_like(times)
         )
+        count = jnp.sum(masked, axis=(2, 3), dtype=jnp.float32)
         bins = jnp.clip((times * TIME_BINS).astype(jnp.int32), 0, TIME_BINS - 1)
-        return jax.tree.map(
-            lambda x: jax.ops.segment_sum(x.reshape(-1), bins.reshape(-1), TIME_BINS), sums
+        return TimeSums(
+            *(
+                jax.ops.segment_sum(a.reshape(-1).astype(jnp.float32), bins.reshape(-1), TIME_BINS)
+                for a in (cross_entropy, count, correct)
+            )
         )
 
     return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))

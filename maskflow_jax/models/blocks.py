@@ -1,0 +1,113 @@
+"""The transformer blocks of Latte: a spatial one, a temporal one, and both as a pair.
+
+The modulation (adaLN-Zero) depends on the frame only, so it is computed on [B, T, D] and broadcast
+over patches.
+"""
+
+from typing import NamedTuple
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from maskflow_jax.models import layers
+from maskflow_jax.models.attention import attend
+
+
+class ContextCache(NamedTuple):
+    """Frames that were run before, as the temporal blocks see them.
+
+    Attributes:
+        keys: [depth / 2, B, m, N, h, d].
+        values: likewise.
+        clean: bool [B, m], the frames whose time is exactly 1.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    clean: jax.Array
+
+
+class Block(nnx.Module):
+    """Attention and MLP as residual branches that each frame's time shifts, scales and gates."""
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        *,
+        width: int,
+        num_heads: int,
+        mlp_ratio: int,
+        dtype: jnp.dtype,
+        kernel: str,
+    ):
+        self.kernel = kernel
+        self.modulation = layers.linear(
+            width, 6 * width, rngs, dtype=dtype, kernel_init=layers.zeros
+        )
+        self.attention = layers.Attention(width, num_heads, rngs, dtype=dtype)
+        self.mlp = layers.MLP(width, mlp_ratio * width, rngs, dtype=dtype)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        condition: jax.Array,
+        *,
+        axis: str,
+        mask: jax.Array | None = None,
+        context: tuple[jax.Array, jax.Array] | None = None,
+        num_wanted: int | None = None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Applies the block.
+
+        Args:
+            x: [B, T, N, D].
+            condition: activated time embedding [B, T, D].
+            axis: what attention mixes: "patches" of a frame or "frames" at a patch position.
+            mask: for "frames": bool [B, T, m + T], which frames a frame attends to.
+            context: for "frames": keys and values [B, m, N, h, d] of m frames before these.
+            num_wanted: frames at the end whose results are wanted; None for all.
+
+        Returns:
+            [B, T, N, D], or its last `num_wanted` frames, and the keys and values of all T frames,
+            [B, T, N, h, d] each.
+        """
+        modulation = self.modulation(condition)[:, :, None]  # [B, T, 1, 6D]
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)
+        query, key, value = self.attention.queries_keys_values(
+            layers.modulate(layers.layer_norm(x), shift1, scale1)
+        )
+        own = (key, value)
+        if context is not None:
+            key, value = (jnp.concatenate(pair, 1) for pair in zip(context, own, strict=True))
+        if num_wanted is not None:
+            wanted = (x, query, gate1, shift2, scale2, gate2, mask)
+            x, query, gate1, shift2, scale2, gate2, mask = jax.tree.map(
+                lambda a: a[:, -num_wanted:], wanted
+            )
+        x = x + gate1 * self.attention.output(self._attend(query, key, value, axis, mask))
+        x = x + gate2 * self.mlp(layers.modulate(layers.layer_norm(x), shift2, scale2))
+        return x, own
+
+    def _attend(self, query, key, value, axis: str, mask: jax.Array | None) -> jax.Array:
+        batch, frames, patches = query.shape[:3]
+        if axis == "patches":
+            split, merged, sizes = "b t n h d", "(b t) n h d", {"b": batch, "t": frames}
+        else:
+            split, merged, sizes = "b t n h d", "(b n) t h d", {"b": batch, "n": patches}
+        query, key, value = (
+            einops.rearrange(a, f"{split} -> {merged}") for a in (query, key, value)
+        )
+        if mask is not None:
+            mask = einops.repeat(mask, "b t m -> (b n) t m", n=patches)
+        attended = attend(query, key, value, mask=mask, implementation=self.kernel)
+        return einops.rearrange(attended, f"{merged} -> {split}", **sizes)
+
+
+class BlockPair(nnx.Module):
+    """A spatial and a temporal block, of the same settings."""
+
+    def __init__(self, rngs: nnx.Rngs, **settings):
+        self.spatial = Block(rngs, **settings)
+        self.temporal = Block(rngs, **settings)

@@ -1,0 +1,107 @@
+"""The head's loss on a mesh, as a function that jax can differentiate.
+
+Every device finds its own counted positions and works through them at its own pace; only sums cross
+devices, once. The batch is split over `data` and `fsdp`. Over `tensor` the places of a patch are
+split, which are whole softmaxes; where they cannot be (a patch of one token), every device of that
+axis does the same.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from maskflow_jax import sharding
+from maskflow_jax.flow import losses
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the arrays of the loss live.
+
+    Attributes:
+        mesh: the mesh.
+        frame_block: frames of every sample on which the head runs at one time, one place of their
+            patches after the other.
+    """
+
+    mesh: Mesh
+    frame_block: int
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def weighted_head_loss(layout: Layout, features, kernel, bias, targets, counted, weights):
+    """Sum of weights * cross-entropy, and the loss position by position.
+
+    Args:
+        layout: mesh and size of the blocks.
+        features: [B, T, N, D] in the compute type.
+        kernel: float32 [D, P K].
+        bias: float32 [P K].
+        targets: int32 [B, T, N, P], clean tokens in the order of the head's outputs.
+        counted: bool [B, T, N, P].
+        weights: float32 [B, T, N, P].
+
+    Returns:
+        The sum, float32, whose gradients with respect to features, kernel and bias are known, and
+        `losses.HeadLoss` of [B, T, N, P], which has none.
+    """
+    loss, _ = _on_mesh(layout, features, kernel, bias, targets, counted, None)
+    return jnp.sum(weights * loss.cross_entropy), loss
+
+
+def _forward(layout, features, kernel, bias, targets, counted, weights):
+    loss, gradients = _on_mesh(layout, features, kernel, bias, targets, counted, weights)
+    # Of the features' own type, as jax wants its cotangents.
+    gradients = gradients._replace(features=gradients.features.astype(features.dtype))
+    return (jnp.sum(weights * loss.cross_entropy), loss), gradients
+
+
+def _backward(layout, gradients, cotangents):
+    del layout
+    scale = cotangents[0]
+    return (*((scale * g).astype(g.dtype) for g in gradients), None, None, None)
+
+
+weighted_head_loss.defvjp(_forward, _backward)
+
+
+def _on_mesh(layout: Layout, features, kernel, bias, targets, counted, weights):
+    mesh, (batch,) = layout.mesh, sharding.BATCH
+    tensor = "tensor" if targets.shape[-1] % mesh.shape["tensor"] == 0 else None
+    rows, places = P(batch), P(batch, None, None, tensor)
+    head, offsets = P(None, tensor), P(tensor)
+
+    def local(features, kernel, bias, targets, counted, *weights):
+        shape = targets.shape  # this device's [B, T, N, P]
+        flat = (a.reshape(-1, shape[-1]) for a in (targets, counted, *weights))
+        loss, gradients = losses.head_loss(
+            features.reshape(-1, features.shape[-1]),
+            kernel,
+            bias,
+            *flat,
+            block_rows=shape[0] * layout.frame_block * shape[2],
+        )
+        loss = losses.HeadLoss(*(a.reshape(shape) for a in loss))
+        if gradients is None:
+            return loss, None
+        d_features = gradients.features.reshape(features.shape)
+        if tensor:
+            d_features = jax.lax.psum(d_features, tensor)
+        d_head = (jax.lax.psum(g, batch) for g in (gradients.kernel, gradients.bias))
+        return loss, losses.HeadGradients(d_features, *d_head)
+
+    arguments = (features, kernel, bias, targets, counted)
+    in_specs = (rows, head, offsets, places, places)
+    out_specs = (losses.HeadLoss(places, places), losses.HeadGradients(rows, head, offsets))
+    if weights is None:
+        out_specs = (out_specs[0], None)
+    else:
+        arguments, in_specs = (*arguments, weights), (*in_specs, places)
+    # Loops of as many turns as a device has blocks are beyond the check of what varies over it.
+    return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(
+        *arguments
+    )
