@@ -122,6 +122,18 @@ def test_baselines_change_one_setting_each(name):
 
 
 @pytest.mark.parametrize("name", SHAPES)
+def test_isolated_comes_with_the_times_it_wants(name):
+    plain, isolated = get_config(name).to_dict(), get_config(name, "isolated").to_dict()
+    assert isolated["model"].pop("isolated_context") is True
+    assert isolated["flow"].pop("frame_times") == "frame_clean"
+    assert plain["model"].pop("isolated_context") is False
+    assert plain["flow"].pop("frame_times") == "frame"
+    assert isolated == plain
+    with pytest.raises(ValueError, match="no clean frames to isolate"):
+        get_config(name, "isolated,constant")
+
+
+@pytest.mark.parametrize("name", SHAPES)
 def test_a_config_says_how_it_is_run_and_what_its_arguments_are(name):
     module = importlib.import_module(f"configs.{name}")
     text = inspect.getdoc(module)

@@ -36,3 +36,14 @@ def test_mixed_shares_one_late_time_in_a_fifth_of_the_clips():
     assert abs(shared.mean() - 0.2) < 0.015
     assert times[shared].min() >= 0.5
     assert times[~shared].min() < 0.01
+
+
+def test_frame_clean_makes_sets_of_frames_clean_in_half_of_the_clips():
+    times = np.asarray(FRAME_TIMES["frame_clean"](jax.random.key(4), 20_000, 4))
+    clean = times == 1.0
+    # Of clips that may have clean frames, the share q ~ U(0, 1) leaves 4 of 4 unclean with
+    # probability E[(1 - q)^4] = 1/5, and any number of clean frames is as likely as any other.
+    counts = np.bincount(clean.sum(axis=1), minlength=5) / len(times)
+    np.testing.assert_allclose(counts, [0.5 + 0.1, 0.1, 0.1, 0.1, 0.1], atol=0.015)
+    np.testing.assert_allclose(clean.mean(axis=0), 0.25, atol=0.015)  # whichever frame
+    assert abs(times[~clean].mean() - 0.5) < 0.01

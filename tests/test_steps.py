@@ -17,7 +17,7 @@ from maskflow_jax import sharding
 from maskflow_jax.flow.corruption import mask_tokens
 from maskflow_jax.flow.frame_times import MIN_TIME, frame
 from maskflow_jax.flow.schedules import quadratic
-from maskflow_jax.flow.weighting import snr
+from maskflow_jax.flow.weighting import WEIGHTINGS, snr
 from maskflow_jax.training import experiment
 from maskflow_jax.training.loop import held_out
 from maskflow_jax.training.state import init_state
@@ -165,6 +165,18 @@ def test_times_come_from_the_flow(world, time, masked):
     metrics = run_recorder(world, flow)
     assert metrics["masked"] == masked
     assert np.isfinite(metrics["loss"])
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_clean_frames_among_others_leave_the_loss_finite(world, weighting):
+    """A time of exactly 1 has an infinite signal-to-noise ratio."""
+    weigh = functools.partial(WEIGHTINGS[weighting], quadratic())
+    times = jnp.tile(jnp.array([1.0, 0.3, 1.0, 1.0]), (4, 1))
+    assert np.all(np.isfinite(weigh(times)))
+    flow = dataclasses.replace(world.flow, frame_times=lambda *_: times, weigh=weigh)
+    metrics = run_recorder(world, flow)
+    assert 0 < metrics["masked"] < 0.25
+    assert np.isfinite(metrics["loss"]) and metrics["loss"] > 0
 
 
 def test_every_position_counts_without_mask_ce(world):
