@@ -1,20 +1,19 @@
-"""Speed and memory of a config's model on this device, against the device's own matmul peak.
+"""Speed and memory of a config's model on these devices, against their own matmul peak.
 
-Where there are several devices, each does the whole work: figures are of one.
+On several devices the batch is split and the parameters are placed as the config's mesh says, as in
+training; seconds are of the whole, bytes of one device.
 """
 
 import dataclasses
-import json
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
 
 from maskflow_jax import sharding
 from maskflow_jax.models import flops
@@ -26,6 +25,7 @@ from maskflow_jax.training.steps import make_train_step
 
 PEAK_SIDE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}  # of the matrices that measure the peak
 SAMPLER_STEPS = 4  # a step's time is a quarter of this window's
+CHUNK_REPEATS = 3  # at most: a whole chunk takes long
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,8 @@ class Timing:
         seconds: median of the runs, per step.
         spread: their interquartile range over the median.
         flops: model operations of a run's step; None where nothing is to be counted.
-        bytes: arguments, results and temporaries on the device, as the compiler plans them.
+        frames: new frames that a step makes, or training frames that it sees; None for neither.
+        bytes: arguments, results and temporaries on a device, as the compiler plans them.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Timing:
     seconds: float
     spread: float
     flops: int | None
+    frames: int | None
     bytes: int
 
 
@@ -57,6 +59,7 @@ def measure(
     repeats: int,
     steps: int = 1,
     flops: int | None = None,
+    frames: int | None = None,
     carries: bool = False,
 ) -> Timing:
     """Compiles and times a function.
@@ -68,6 +71,7 @@ def measure(
         repeats: timed runs, after one that is not.
         steps: by which a run's time is divided.
         flops: model operations of a step.
+        frames: see `Timing`.
         carries: the first result is the next run's first argument, which may be donated.
 
     Returns:
@@ -92,12 +96,13 @@ def measure(
         seconds=float(median),
         spread=float((high - low) / median),
         flops=flops,
+        frames=frames,
         bytes=planned + memory.temp_size_in_bytes - memory.alias_size_in_bytes,
     )
 
 
 def matmul_peak(dtype: str, repeats: int) -> float:
-    """Operations per second of one large matrix product, the best of some runs."""
+    """Operations per second of one large matrix product on one device, the best of some runs."""
     side = PEAK_SIDE.get(jax.default_backend(), 4096)
     matrix = jnp.ones((side, side), dtype)
     product = jax.jit(lambda a: a @ a).lower(matrix).compile()
@@ -114,8 +119,11 @@ class Benchmark:
 
     Args:
         config: resolved config; no dataset is read.
-        batch_size: samples of every program.
+        batch_size: samples of every program, over all devices.
         repeats: timed runs of each.
+
+    Raises:
+        ValueError: if the mesh does not cover the devices or the batch does not divide over them.
     """
 
     def __init__(self, config: dict[str, Any], *, batch_size: int, repeats: int):
@@ -124,46 +132,67 @@ class Benchmark:
         self.frames, self.grid = config["data"]["clip_frames"], config["tokenizer"]["grid"]
         self.flow = experiment.make_flow(config)
         self.settings = OptimizerConfig(**config["optimizer"])
+        self.mesh = sharding.make_mesh(**config.get("mesh", {}))
         self.graphdef, self.state = init_state(
             experiment.model_builder(config),
             make_optimizer(self.settings),
             jax.random.key(0),
-            sharding.make_mesh(),
+            self.mesh,
         )
         shape = (batch_size, self.frames, *self.grid)
-        self.tokens = jax.random.randint(jax.random.key(1), shape, 0, self.latte.codebook_size)
-        self.keys = jax.random.split(jax.random.key(2), batch_size)
+        rng = np.random.default_rng(1)
+        tokens = rng.integers(0, self.latte.codebook_size, shape, np.int32)
+        times = rng.random(shape[:2], np.float32)
+        self.tokens, self.times = sharding.place_batch(self.mesh, (tokens, times))
+        keys = jax.random.split(jax.random.key(2), batch_size)
+        self.keys = jax.device_put(keys, NamedSharding(self.mesh, sharding.BATCH))
+        size = (self.latte, self.frames, self.grid[0])
+        self.features_flops = batch_size * flops.features_flops(*size)
+        self.forward_flops = self.features_flops + batch_size * flops.head_flops(*size)
+        self.training_flops = batch_size * flops.training_flops(*size)
 
-    def run(self) -> list[Timing]:
-        """Measures everything, once: the last program uses up the state."""
-        features = self.batch_size * flops.features_flops(self.latte, self.frames, self.grid[0])
-        head = self.batch_size * flops.head_flops(self.latte, self.frames, self.grid[0])
-        return [
-            self._features(features),
-            self._forward(features + head),
-            self._sampler("MGM step", "mgm", 0, features + head),
-            self._sampler("FM step", "fm", 0, features + head),
-            self._sampler("MGM step, 1 new frame", "mgm", self.frames - 1, None),
-            self._gradient(3 * (features + head)),
-            self._train_step(3 * (features + head)),
-        ]
+    def programs(self) -> dict[str, Callable[[str], Timing]]:
+        """The programs by name; "train step" uses up the state and comes last."""
+        last = self.frames - 1
+        return {
+            "features": self._features,
+            "forward": self._forward,
+            "MGM step": lambda name: self._step(name, "mgm", 0),
+            "FM step": lambda name: self._step(name, "fm", 0),
+            "MGM step, 1 new frame": lambda name: self._step(name, "mgm", last),
+            "MGM chunk": lambda name: self._chunk(name, self._context_frames()),
+            "MGM chunk, 1 new frame": lambda name: self._chunk(name, last),
+            "MGM chunk, 1 new frame, cached": lambda name: self._chunk(
+                name, last, context_cache=True
+            ),
+            "loss and gradient": self._gradient,
+            "train step": self._train_step,
+        }
+
+    def run(self, names: Iterable[str] | None = None) -> list[Timing]:
+        """Measures programs, all by default, once."""
+        programs = self.programs()
+        wanted = programs if names is None else names
+        return [program(name) for name, program in programs.items() if name in wanted]
+
+    def _context_frames(self) -> int:
+        return self.config.get("sampling", {}).get("context_frames", 0)
 
     def _model(self, params):
         return nnx.merge(self.graphdef, params)
 
     def _measure(self, name: str, function: Callable, *arguments, **settings) -> Timing:
-        return measure(name, jax.jit(function), arguments, repeats=self.repeats, **settings)
+        settings = {"repeats": self.repeats} | settings
+        return measure(name, jax.jit(function), arguments, **settings)
 
-    def _features(self, operations: int) -> Timing:
+    def _features(self, name: str) -> Timing:
         def features(params, tokens, times):
             return self._model(params).features(tokens, times)
 
-        times = jnp.zeros(self.tokens.shape[:2])
-        return self._measure(
-            "features", features, self.state["params"], self.tokens, times, flops=operations
-        )
+        arguments = (self.state["params"], self.tokens, self.times)
+        return self._measure(name, features, *arguments, flops=self.features_flops)
 
-    def _forward(self, operations: int) -> Timing:
+    def _forward(self, name: str) -> Timing:
         """Features and head; of the logits only their maxima leave a frame."""
 
         def forward(params, tokens, times):
@@ -171,117 +200,75 @@ class Benchmark:
             frames = jnp.moveaxis(model.features(tokens, times), 1, 0)[:, :, None]
             return jax.lax.map(lambda frame: jnp.max(model.logits(frame), axis=-1), frames)
 
-        times = jnp.zeros(self.tokens.shape[:2])
-        return self._measure(
-            "forward", forward, self.state["params"], self.tokens, times, flops=operations
-        )
+        arguments = (self.state["params"], self.tokens, self.times)
+        return self._measure(name, forward, *arguments, flops=self.forward_flops)
 
-    def _sampler(self, label: str, name: str, context: int, operations: int | None) -> Timing:
-        """One step of a window, as a share of a window of `SAMPLER_STEPS`."""
+    def _window(self, config: SamplerConfig, context: int) -> tuple[Callable, tuple]:
+        """A window's program and its arguments."""
         sample = make_window_sampler(
-            SamplerConfig(name=name, num_steps=SAMPLER_STEPS),
+            config,
             self.flow.schedule,
             chunk_size=self.frames,
             context_frames=context,
             tokens_per_frame=self.grid[0] * self.grid[1],
             mask_id=self.latte.codebook_size,
         )
-        known = jnp.broadcast_to(
-            jnp.arange(self.frames)[:, None, None] < context, self.tokens.shape
-        )
+        known = np.arange(self.frames)[:, None, None] < context
+        known = sharding.place_batch(self.mesh, np.broadcast_to(known, self.tokens.shape))
 
         def window(params, keys, tokens, known):
-            model = self._model(params)
-            return sample(model, keys, tokens, known)[0]
+            return sample(self._model(params), keys, tokens, known)[0]
 
+        return window, (self.state["params"], self.keys, self.tokens, known)
+
+    def _step(self, name: str, sampler: str, context: int) -> Timing:
+        """One step of a window, as a share of a window of `SAMPLER_STEPS`."""
+        config = SamplerConfig(
+            name=sampler, num_steps=SAMPLER_STEPS, frame_block=self.flow.frame_block
+        )
+        window, arguments = self._window(config, context)
         return self._measure(
-            label,
+            name,
             window,
-            self.state["params"],
-            self.keys,
-            self.tokens,
-            known,
+            *arguments,
             steps=SAMPLER_STEPS,
-            flops=operations,
+            flops=None if context else self.forward_flops,
+        )
+
+    def _chunk(self, name: str, context: int, *, context_cache: bool = False) -> Timing:
+        """A whole window of the paper's number of steps."""
+        config = SamplerConfig(frame_block=self.flow.frame_block, context_cache=context_cache)
+        window, arguments = self._window(config, context)
+        return self._measure(
+            name,
+            window,
+            *arguments,
+            repeats=min(self.repeats, CHUNK_REPEATS),
+            frames=self.batch_size * (self.frames - context),
         )
 
     def _train_function(self) -> Callable:
         optimizer = make_optimizer(self.settings)
         return make_train_step(self.graphdef, self.flow, optimizer, self.settings, self.state)
 
-    def _gradient(self, operations: int) -> Timing:
+    def _gradient(self, name: str) -> Timing:
         """Loss and gradient: the train step with all that follows left out by the compiler."""
         step = self._train_function().__wrapped__
 
         def gradient(state, key, tokens):
             return step(state, key, tokens)[1]
 
-        return self._measure(
-            "loss and gradient",
-            gradient,
-            self.state,
-            jax.random.key(3),
-            self.tokens,
-            flops=operations,
-        )
+        arguments = (self.state, jax.random.key(3), self.tokens)
+        return self._measure(name, gradient, *arguments, flops=self.training_flops)
 
-    def _train_step(self, operations: int) -> Timing:
+    def _train_step(self, name: str) -> Timing:
         """The whole step, its state donated: afterwards `self.state` is gone."""
         return measure(
-            "train step",
+            name,
             self._train_function(),
             (self.state, jax.random.key(3), self.tokens),
             repeats=self.repeats,
-            flops=operations,
+            flops=self.training_flops,
+            frames=self.batch_size * self.frames,
             carries=True,
         )
-
-
-def report(config: dict[str, Any], timings: list[Timing], peak: float) -> dict[str, Any]:
-    """Everything as JSON values: device, versions, the programs, and what follows from them."""
-    by_name = {timing.name: timing for timing in timings}
-    forward = by_name["forward"].seconds
-    device = jax.devices()[0]
-    statistics = device.memory_stats() or {}
-    return {
-        "device": device.device_kind,
-        "versions": {"jax": jax.__version__, "flax": flax.__version__},
-        "model": config["model"],
-        "frames": config["data"]["clip_frames"],
-        "grid": config["tokenizer"]["grid"],
-        "codebook_size": config["tokenizer"]["codebook_size"],
-        "matmul_peak": peak,
-        "device_peak_bytes": statistics.get("peak_bytes_in_use"),
-        "programs": [
-            {
-                **dataclasses.asdict(timing),
-                "over_forward": timing.seconds / forward,
-                "of_peak": timing.flops and timing.flops / timing.seconds / peak,
-            }
-            for timing in timings
-        ],
-    }
-
-
-def as_markdown(result: dict[str, Any]) -> str:
-    """The report as a table."""
-    lines = [
-        "| program | seconds | spread | over forward | GFLOP/s | of matmul peak | GB | compile |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in result["programs"]:
-        rate = "" if row["flops"] is None else f"{row['flops'] / row['seconds'] / 1e9:.1f}"
-        share = "" if row["of_peak"] is None else f"{100 * row['of_peak']:.0f}%"
-        lines.append(
-            f"| {row['name']} | {row['seconds']:.3f} | {100 * row['spread']:.0f}% "
-            f"| {row['over_forward']:.2f} | {rate} | {share} | {row['bytes'] / 1e9:.2f} "
-            f"| {row['compile_seconds']:.1f} s |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def write(result: dict[str, Any], out: Path) -> None:
-    """Writes OUT.json and OUT.md."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    out.with_suffix(".md").write_text(as_markdown(result))

@@ -1,5 +1,6 @@
 """The train state: a plain dict of arrays, created in place on the devices that will hold it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,31 +32,50 @@ def init_state(
     Returns:
         The model's graph definition (`nnx.merge(graphdef, params)` is the model) and the state.
     """
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: build_model(nnx.Rngs(0))))
-
-    def init(key):
-        params = nnx.to_pure_dict(nnx.state(build_model(nnx.Rngs(key))))
-        return {
-            "step": jnp.zeros((), jnp.int32),
-            "params": params,
-            # A copy: donating one buffer under two names is an error.
-            "ema_params": jax.tree.map(jnp.copy, params),
-            "opt_state": optimizer.init(params),
-        }
-
+    init = functools.partial(_new_state, build_model, optimizer)
     # Without out_shardings Adam's moments would come out replicated.
     shardings = sharding.state_shardings(mesh, jax.eval_shape(init, key))
-    return graphdef, jax.jit(init, out_shardings=shardings)(key)
+    return _graphdef(build_model), jax.jit(init, out_shardings=shardings)(key)
+
+
+def abstract_state(
+    build_model: Callable[[nnx.Rngs], nnx.Module],
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+) -> tuple[nnx.GraphDef, TrainState]:
+    """As `init_state`, but shapes, types and shardings only; nothing is allocated."""
+    init = functools.partial(_new_state, build_model, optimizer)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return _graphdef(build_model), _placed(shapes, sharding.state_shardings(mesh, shapes))
+
+
+def _graphdef(build_model: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
+    return nnx.graphdef(nnx.eval_shape(lambda: build_model(nnx.Rngs(0))))
+
+
+def _new_state(build_model, optimizer, key: jax.Array) -> TrainState:
+    params = nnx.to_pure_dict(nnx.state(build_model(nnx.Rngs(key))))
+    return {
+        "step": jnp.zeros((), jnp.int32),
+        "params": params,
+        # A copy: donating one buffer under two names is an error.
+        "ema_params": jax.tree.map(jnp.copy, params),
+        "opt_state": optimizer.init(params),
+    }
+
+
+def _placed(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        shardings,
+    )
 
 
 def abstract_params(build_model: Callable[[nnx.Rngs], nnx.Module], mesh: jax.sharding.Mesh) -> dict:
     """The shapes, types and shardings of a model's parameters; nothing is allocated."""
     shapes = nnx.eval_shape(lambda: nnx.to_pure_dict(nnx.state(build_model(nnx.Rngs(0)))))
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        shapes,
-        sharding.state_shardings(mesh, shapes),
-    )
+    return _placed(shapes, sharding.state_shardings(mesh, shapes))
 
 
 def state_from_weights(

@@ -1,0 +1,84 @@
+"""The memory of a train step as the compiler plans it, for models that need not fit anywhere."""
+
+import dataclasses
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from maskflow_jax import sharding
+from maskflow_jax.training import experiment
+from maskflow_jax.training.optimizer import OptimizerConfig, make_optimizer
+from maskflow_jax.training.state import abstract_state
+from maskflow_jax.training.steps import make_train_step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A compiled train step that was never run.
+
+    Attributes:
+        lower_seconds: tracing and lowering.
+        compile_seconds: compilation.
+        state_bytes: the train state on a device.
+        temporary_bytes: activations, gradients and all else that a step needs beside it.
+    """
+
+    lower_seconds: float
+    compile_seconds: float
+    state_bytes: int
+    temporary_bytes: int
+
+    @property
+    def bytes(self) -> int:
+        """All that a step needs on a device."""
+        return self.state_bytes + self.temporary_bytes
+
+
+def plan_train_step(config: dict[str, Any], batch_size: int) -> Plan:
+    """Compiles the train step of a config; nothing is allocated.
+
+    Args:
+        config: resolved config.
+        batch_size: clips over all devices.
+
+    Returns:
+        The plan, of this process's kind of device.
+    """
+    settings = OptimizerConfig(**config["optimizer"])
+    optimizer = make_optimizer(settings)
+    mesh = sharding.make_mesh(**config.get("mesh", {}))
+    graphdef, state = abstract_state(experiment.model_builder(config), optimizer, mesh)
+    step = make_train_step(graphdef, experiment.make_flow(config), optimizer, settings, state)
+    shape = (batch_size, config["data"]["clip_frames"], *config["tokenizer"]["grid"])
+    placed = jax.sharding.NamedSharding(mesh, sharding.BATCH)
+    tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=placed)
+    started = time.perf_counter()
+    lowered = step.lower(state, jax.random.key(0), tokens)
+    traced = time.perf_counter()
+    memory = lowered.compile().memory_analysis()
+    return Plan(
+        lower_seconds=traced - started,
+        compile_seconds=time.perf_counter() - traced,
+        state_bytes=memory.alias_size_in_bytes,
+        temporary_bytes=memory.argument_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes,
+    )
+
+
+def table(config: dict[str, Any], batch_sizes: Iterable[int]) -> str:
+    """The plans of several batches, a row each."""
+    lines = [
+        "| batch | state GB | beside it GB | together GB | lower and compile |",
+        "|---|---|---|---|---|",
+    ]
+    for batch_size in batch_sizes:
+        plan = plan_train_step(config, batch_size)
+        lines.append(
+            f"| {batch_size} | {plan.state_bytes / 1e9:.1f} | {plan.temporary_bytes / 1e9:.1f} "
+            f"| {plan.bytes / 1e9:.1f} | {plan.lower_seconds + plan.compile_seconds:.1f} s |"
+        )
+    return "\n".join(lines)
