@@ -1,0 +1,143 @@
+"""What a cached context costs in held-out cross-entropy, and what it saves in time."""
+
+import dataclasses
+import functools
+import time
+
+import jax
+import numpy as np
+from flax import nnx
+
+from launch.rollouts import Run, make_chunk_sampler
+from maskflow_jax.data.pipeline import eval_clips
+from maskflow_jax.data.token_dataset import TokenVideos
+from maskflow_jax.evaluation.likelihood import context_cross_entropy
+from maskflow_jax.sampling.rollout import Window
+from maskflow_jax.sampling.samplers import SamplerConfig
+from maskflow_jax.training import experiment
+
+REPEATS = 3  # timed chunks, after one that is not
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """A run with so many frames of context.
+
+    Attributes:
+        run: its folder.
+        context_frames: m.
+        plain: held-out cross-entropy in nats per masked token, context run at every step.
+        cached: the same of a cached context.
+        cost: cached less plain.
+        cost_error: the standard error of `cost`.
+        plain_seconds: of a chunk of the paper's 20 steps, for a batch.
+        cached_seconds: likewise.
+    """
+
+    run: str
+    context_frames: int
+    plain: float
+    cached: float
+    cost: float
+    cost_error: float
+    plain_seconds: float
+    cached_seconds: float
+
+
+def compare(
+    name: str, run: Run, videos: TokenVideos, context_frames: int, *, batch_size: int, passes: int
+) -> Row:
+    """Measures one run at one context.
+
+    Args:
+        name: for the table.
+        run: the run.
+        videos: its held-out videos.
+        context_frames: m, 1 to k - 1.
+        batch_size: clips at a time.
+        passes: over the held-out clips, of other masks each.
+
+    Returns:
+        The row.
+
+    Raises:
+        ValueError: if a clip cannot have such a context.
+    """
+    frames = run.config["data"]["clip_frames"]
+    if not 0 < context_frames < frames:
+        raise ValueError(
+            f"--context_frames={context_frames}: {name} has clips of {frames} frames, so a context "
+            f"has 1 to {frames - 1}"
+        )
+    clips = functools.partial(eval_clips, videos, clip_frames=frames, batch_size=batch_size)
+    batches = [batch for _ in range(passes) for batch in clips()]
+    plain, cached = (_sums(run, batches, context_frames, cached) for cached in (False, True))
+    count = plain[:, 1].sum()
+    differences = cached[:, 0] - plain[:, 0]
+    first = batches[0][0].astype(np.int32)
+    seconds = [_chunk_seconds(run, first, context_frames, cached) for cached in (False, True)]
+    return Row(
+        run=name,
+        context_frames=context_frames,
+        plain=float(plain[:, 0].sum() / count),
+        cached=float(cached[:, 0].sum() / count),
+        cost=float(differences.sum() / count),
+        cost_error=float(differences.std() * np.sqrt(len(differences)) / count),
+        plain_seconds=seconds[0],
+        cached_seconds=seconds[1],
+    )
+
+
+def _sums(run: Run, batches: list, context_frames: int, cached: bool) -> np.ndarray:
+    """Cross-entropy and number of masked tokens of every clip, [clips, 2]."""
+    schedule = experiment.make_flow(run.config).schedule
+
+    @jax.jit
+    def measure(params, key, tokens, valid):
+        return context_cross_entropy(
+            nnx.merge(run.graphdef, params),
+            schedule,
+            key,
+            tokens,
+            valid,
+            context_frames=context_frames,
+            mask_id=run.mask_id,
+            cached=cached,
+        )
+
+    found = []
+    for index, (tokens, valid) in enumerate(batches):
+        key = jax.random.fold_in(jax.random.key(0), index)
+        sums = np.stack(measure(run.params, key, tokens, valid), axis=1)
+        found.append(sums[valid].astype(np.float64))
+    return np.concatenate(found)
+
+
+def _chunk_seconds(run: Run, tokens: np.ndarray, context_frames: int, cached: bool) -> float:
+    """Median seconds of a chunk for a batch of clips."""
+    batch, frames = tokens.shape[:2]
+    known = np.broadcast_to(np.arange(frames)[:, None, None] < context_frames, tokens.shape)
+    keys = jax.random.split(jax.random.key(0), batch)
+    sampler = SamplerConfig(context_cache=cached)
+    sample = make_chunk_sampler(run.graphdef, run.config, sampler, context_frames)
+    window, seconds = Window(context_frames, frames - context_frames), []
+    for _ in range(1 + REPEATS):
+        started = time.perf_counter()
+        jax.block_until_ready(sample(run.params, keys, tokens, known, window))
+        seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds[1:]))
+
+
+def as_markdown(rows: list[Row]) -> str:
+    """The rows as a table."""
+    lines = [
+        "| run | context | nats | cached | cost of the cache | chunk | cached | times faster |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.run} | {row.context_frames} | {row.plain:.3f} | {row.cached:.3f} "
+            f"| {row.cost:+.4f} ± {row.cost_error:.4f} | {row.plain_seconds:.2f} s "
+            f"| {row.cached_seconds:.2f} s | {row.plain_seconds / row.cached_seconds:.1f} |"
+        )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,99 @@
+"""Held-out cross-entropy after a clean context, and what a cached context is said to cost."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from laws import quick_jit
+from test_context_cache import SIDE, B, K, T, network
+from tiny import TOKENIZER, quick_compilation, random_params, resolved_config
+
+from launch.cache_costs import as_markdown, compare
+from launch.rollouts import Run
+from maskflow_jax.evaluation.likelihood import context_cross_entropy
+from maskflow_jax.flow.schedules import make_schedule
+from maskflow_jax.training import experiment
+
+TOKENS = jax.random.randint(jax.random.key(0), (B, T, SIDE, SIDE), 0, K)
+VALID = jnp.array([True, False])
+
+
+def measure(isolated_context, cached):
+    model = network(isolated_context)
+    return quick_jit(
+        lambda key: context_cross_entropy(
+            model,
+            make_schedule("sigmoid"),
+            key,
+            TOKENS,
+            VALID,
+            context_frames=3,
+            mask_id=K,
+            cached=cached,
+        )
+    )(jax.random.key(7))
+
+
+def test_it_is_the_plain_sum_over_the_masked_tokens_of_new_frames():
+    model = network(False)
+    time_key, mask_key = jax.random.split(jax.random.key(7))
+    times = np.array(jax.random.uniform(time_key, (B, T), maxval=1 - 1e-6))
+    times[:, :3] = 1.0
+    kappa = make_schedule("sigmoid").kappa(times)
+    uniform = jax.random.uniform(mask_key, TOKENS.shape)
+    x = np.where(uniform < kappa[:, :, None, None], TOKENS, K)
+    assert (x[:, :3] == TOKENS[:, :3]).all()
+    logits = quick_jit(lambda x, t: model.logits(model.features(x, t)))(x, times)
+    picked = np.take_along_axis(
+        np.asarray(jax.nn.log_softmax(logits)), np.asarray(TOKENS)[..., None], -1
+    )[..., 0]
+    cross_entropy, count = measure(False, False)
+    np.testing.assert_allclose(cross_entropy, [-picked[0][x[0] == K].sum(), 0.0], rtol=1e-4)
+    np.testing.assert_array_equal(count, [(x[0] == K).sum(), 0])
+
+
+def test_a_cache_costs_nothing_only_where_the_context_is_isolated():
+    for isolated_context in (True, False):
+        (plain, count), (cached, cached_count) = (
+            measure(isolated_context, cached) for cached in (False, True)
+        )
+        np.testing.assert_array_equal(cached_count, count)
+        assert np.allclose(cached, plain, rtol=1e-5) == isolated_context
+
+
+@pytest.fixture(scope="module")
+def run():
+    config = resolved_config(model__isolated_context=True)
+    build = experiment.model_builder(config)
+    params = jax.tree.map(jnp.asarray, random_params(lambda: build(nnx.Rngs(0)), scale=0.3))
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    return Run(config=config, graphdef=graphdef, params=params)
+
+
+class Videos:
+    """As much of `TokenVideos` as clips are cut from."""
+
+    num_frames, tokenizer = np.array([4, 9]), TOKENIZER
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        shape = (self.num_frames[index], *TOKENIZER["grid"])
+        return {"tokens": rng.integers(0, TOKENIZER["codebook_size"], shape).astype(np.uint16)}
+
+
+def test_a_run_is_measured_with_and_without_a_cache(run):
+    with quick_compilation():
+        row = compare("runs/x", run, Videos(), 2, batch_size=2, passes=2)
+    assert row.plain == pytest.approx(row.cached, abs=1e-5)
+    assert abs(row.cost) < 1e-5
+    assert row.plain_seconds > 0
+    assert row.cached_seconds > 0
+    table = as_markdown([row])
+    assert "| runs/x | 2 |" in table
+    assert len({line.count("|") for line in table.splitlines()}) == 1
+    with pytest.raises(ValueError, match="context_frames=4: y has clips of 4 frames"):
+        compare("y", run, Videos(), 4, batch_size=2, passes=1)
