@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from launch import benchmark_report, benchmarking, memory_plan
 from launch.host_speed import measure_host
-from launch.logs import quiet_libraries
+from launch.startup import start
 from maskflow_jax.training import experiment
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment settings.", lock_config=True)
@@ -33,7 +33,7 @@ flags.mark_flag_as_required("config")
 
 def main(_) -> None:
     """Measures, prints and writes."""
-    quiet_libraries()
+    start(keep_compiled=False)  # compiling is measured too
     tokenizer = {
         "name": "none",
         "sha256": "0" * 64,

@@ -15,8 +15,8 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from launch.cache_costs import as_markdown, compare
-from launch.logs import quiet_libraries
 from launch.rollouts import load_run
+from launch.startup import start
 from maskflow_jax.data.token_dataset import check_tokenizer, read_token_dataset
 
 _WORKDIRS = flags.DEFINE_multi_string("workdir", None, "Folder of a trained run.", required=True)
@@ -29,7 +29,7 @@ _DATASET = flags.DEFINE_string("dataset", None, "Dataset directory, if it has mo
 
 def main(_) -> None:
     """Measures, prints and writes."""
-    quiet_libraries()
+    start()
     rows, out = [], Path(_OUT.value)
     out.parent.mkdir(parents=True, exist_ok=True)
     for workdir in _WORKDIRS.value:

@@ -15,8 +15,8 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from launch.comparing import Arena, as_markdown, compare, parse
-from launch.logs import quiet_libraries
 from launch.rollouts import load_run
+from launch.startup import start
 from maskflow_jax.data.token_dataset import check_tokenizer, read_token_dataset
 from maskflow_jax.evaluation.token_statistics import code_groups
 from maskflow_jax.tokenizers.codec import Codec
@@ -35,7 +35,7 @@ _CODEC = flags.DEFINE_string("codec", None, "Tokenizer, if it has moved.")
 
 def main(_) -> None:
     """Plays, prints and writes."""
-    quiet_libraries()
+    start()
     contestants = [parse(text) for text in _SAMPLERS.value]
     run = load_run(Path(_WORKDIR.value))
     videos = read_token_dataset(_DATASET.value or run.config["data"]["directory"], "test")

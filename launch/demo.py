@@ -18,8 +18,8 @@ from absl import app, flags, logging
 
 from configs import maze
 from launch import demo_report
-from launch.logs import quiet_libraries
 from launch.rollouts import extend, load_run, make_chunk_sampler
+from launch.startup import start
 from launch.tokenizing import write_dataset
 from launch.training import train_from_config
 from maskflow_jax.data.token_dataset import read_token_dataset
@@ -77,7 +77,7 @@ def clear(out: Path) -> None:
 
 def main(_) -> None:
     """Runs the stages and reports."""
-    quiet_libraries()
+    start()
     out = Path(_OUT.value)
     clear(out)
     settings = maze.get_config("demo_smoke" if _SMOKE.value else "demo").to_dict()

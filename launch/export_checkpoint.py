@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import app, flags
 
 from launch.importing import export_checkpoint
-from launch.logs import quiet_libraries
+from launch.startup import start
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "File to write: .pt or .safetensors.", required=True)
@@ -20,7 +20,7 @@ _OUT = flags.DEFINE_string("out", None, "File to write: .pt or .safetensors.", r
 
 def main(_) -> None:
     """Writes the file."""
-    quiet_libraries()
+    start()
     export_checkpoint(Path(_WORKDIR.value), Path(_OUT.value))
 
 

@@ -30,7 +30,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from launch.logs import quiet_libraries
+from launch.startup import start
 from maskflow_jax.tokenizers.exporting import export_tokenizer
 
 _MODULE = flags.DEFINE_string("module", None, "package.module:function that makes the tokenizer.")
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
     """Writes the tokenizer's folder."""
     if len(argv) != 2:
         raise app.UsageError("give one argument: the folder to write")
-    quiet_libraries()
+    start()
     codec = export_tokenizer(
         make_tokenizer(_MODULE.value),
         argv[1],

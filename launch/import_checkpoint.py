@@ -13,7 +13,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from launch.importing import import_checkpoint
-from launch.logs import quiet_libraries
+from launch.startup import start
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "File of torch weights.")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment settings.", lock_config=True)
@@ -27,7 +27,7 @@ flags.mark_flags_as_required(["checkpoint", "config", "workdir"])
 
 def main(_) -> None:
     """Writes the run."""
-    quiet_libraries()
+    start()
     import_checkpoint(
         Path(_CHECKPOINT.value),
         _CONFIG.value.to_dict(),

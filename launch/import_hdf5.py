@@ -8,7 +8,7 @@ Needs h5py (`pip install ".[hdf5]"`). Every video is checked before anything is 
 
 from absl import app, flags, logging
 
-from launch.logs import quiet_libraries
+from launch.startup import start
 from maskflow_jax.data import hdf5_tokens
 from maskflow_jax.tokenizers.codec import Codec
 
@@ -31,7 +31,7 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a dataset that is al
 
 def main(_) -> None:
     """Writes the dataset."""
-    quiet_libraries()
+    start()
     counts = hdf5_tokens.import_token_files(
         _FILE.value,
         _DIRECTORY.value,

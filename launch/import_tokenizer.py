@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import app, flags
 
 from launch.importing_tokenizers import import_tokenizer
-from launch.logs import quiet_libraries
+from launch.startup import start
 from maskflow_jax.tokenizers.vqgan_configs import PRESETS
 
 _PRESET = flags.DEFINE_enum("preset", None, sorted(PRESETS), "The published model that it is.")
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     """Writes the tokenizer's folder."""
     if len(argv) != 3:
         raise app.UsageError("give two arguments: the checkpoint and the folder to write")
-    quiet_libraries()
+    start()
     import_tokenizer(
         Path(argv[1]),
         Path(argv[2]),

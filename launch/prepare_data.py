@@ -55,9 +55,9 @@ flags.DEFINE_float("max_failed", 0.0, "Share of failed videos to put up with.")
 def main(_) -> None:
     """Does what the flags say."""
     from launch import preparing  # here, as decoding processes import this file and need no JAX
-    from launch.logs import quiet_libraries
+    from launch.startup import start
 
-    quiet_libraries()
+    start()
     sys.exit(preparing.run(flags.FLAGS.flag_values_dict()))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import app, flags
 
 from launch import reconstructing
-from launch.logs import quiet_libraries
+from launch.startup import start
 from maskflow_jax.tokenizers.codec import DTYPES, Codec
 
 _CODEC = flags.DEFINE_string("codec", None, "Tokenizer: a folder or a name.", required=True)
@@ -30,7 +30,7 @@ _DTYPE = flags.DEFINE_enum("dtype", "float32", DTYPES, "What the tokenizer compu
 
 def main(_) -> None:
     """Measures and reports."""
-    quiet_libraries()
+    start()
     codec = Codec.load(_CODEC.value, memory_gb=_MEMORY_GB.value, dtype=_DTYPE.value)
     contents = reconstructing.report(
         codec,

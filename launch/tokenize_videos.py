@@ -8,7 +8,7 @@ reads `config.data`: the source and its settings, the codec, and the directory t
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from launch.logs import quiet_libraries
+from launch.startup import start
 from launch.tokenizing import write_dataset
 from maskflow_jax.tokenizers.codec import DTYPES
 
@@ -21,7 +21,7 @@ flags.mark_flag_as_required("config")
 
 def main(_) -> None:
     """Writes the dataset."""
-    quiet_libraries()
+    start()
     data = _CONFIG.value.data.to_dict()
     write_dataset(data, overwrite=_OVERWRITE.value, memory_gb=_MEMORY_GB.value, dtype=_DTYPE.value)
     logging.info("wrote %s", data["directory"])

@@ -15,7 +15,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from launch.logs import quiet_libraries
+from launch.startup import start
 from maskflow_jax.data.maze import MazeConfig, maze_videos
 from maskflow_jax.evaluation.reconstruction import code_statistics, psnr_of
 from maskflow_jax.tokenizers import vqgan_training
@@ -52,7 +52,7 @@ def evaluate(directory: Path, frames: np.ndarray) -> dict[str, float]:
 
 def main(_) -> None:
     """Renders, trains, evaluates and saves."""
-    quiet_libraries()
+    start()
     config, workdir = _CONFIG.value, Path(_WORKDIR.value)
     directory = workdir / "codec"
     if directory.exists():

@@ -9,8 +9,8 @@ from absl import app, flags, logging
 
 from launch.comparing import parse
 from launch.contexts import contexts_from_dataset
-from launch.logs import quiet_libraries
 from launch.rollouts import load_run
+from launch.startup import start
 from launch.trajectories import animate, reveal
 from maskflow_jax import video_io
 from maskflow_jax.data.token_dataset import check_tokenizer
@@ -32,7 +32,7 @@ _CODEC = flags.DEFINE_string("codec", None, "Tokenizer, if it has moved.")
 
 def main(_) -> None:
     """Samples and draws."""
-    quiet_libraries()
+    start()
     contestants = [parse(text) for text in _SAMPLERS.value]
     run = load_run(Path(_WORKDIR.value))
     codec = Codec.load(_CODEC.value or run.config["data"]["codec"])

@@ -10,6 +10,15 @@ CACHE = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory):
+    """Programs started by tests keep what they compile for each other, not in the user's home."""
+    shared = tmp_path_factory.getbasetemp().parent / "cache_home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(shared))
+        yield
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     return tiny.World(tmp_path_factory.mktemp("world") / "data")
