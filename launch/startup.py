@@ -11,8 +11,6 @@ import os
 import platform
 from pathlib import Path
 
-import jax
-
 from launch.logs import quiet_libraries
 
 _CPU_DESCRIPTION = Path("/proc/cpuinfo")
@@ -24,6 +22,8 @@ def start(*, keep_compiled: bool = True) -> None:
     Args:
         keep_compiled: whether compiled programs are kept on disk and looked for there.
     """
+    import jax  # here, for processes that import a program but only decode video
+
     quiet_libraries()
     if not keep_compiled:
         jax.config.update("jax_enable_compilation_cache", False)
