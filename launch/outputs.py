@@ -15,10 +15,18 @@ def upscale_for(frame_size: int) -> int:
     return max(1, MIN_SHOWN_SIDE // frame_size)
 
 
+def is_complete(stem: Path) -> bool:
+    """Whether all files of a sample are there, whole."""
+    return stem.with_suffix(".npz").is_file()
+
+
 def write_sample(
     stem: Path, tokens: np.ndarray, codec: Codec, *, fps: float, known: np.ndarray
 ) -> None:
     """Writes `stem`.mp4, .gif and .npz of one video.
+
+    Each file appears whole under its name, and the tokens last: where they are, the sample is
+    complete.
 
     Args:
         stem: path without suffix.
@@ -31,7 +39,7 @@ def write_sample(
     upscale = upscale_for(codec.config.frame_size)
     video_io.write_mp4(stem.with_suffix(".mp4"), frames, fps, upscale=upscale)
     video_io.write_gif(stem.with_suffix(".gif"), frames, fps, upscale=upscale)
-    part = stem.with_suffix(".part.npz")
+    part = stem.with_name(f".{stem.name}.part.npz")  # hidden from who looks for samples
     np.savez_compressed(
         part,
         tokens=tokens.astype(np.int32),

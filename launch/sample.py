@@ -5,18 +5,23 @@
 continues held-out videos to 160 frames and writes for each an mp4, a GIF and its tokens. Context
 can also come from a video file (`--context=walk.mp4`), and `--task` says what is known: prediction,
 backward, inbetween, loop, inpaint, unconditional (`launch/tasks.py`). The number of chunks and
-network passes is stated before the first one.
+network passes is stated before the first one. The same command, started again after it was killed,
+keeps what is complete and makes the rest. Several processes (`launch/distributed.py`) share the
+videos.
 """
 
+import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags, logging
 
-from launch import outputs
+from launch import distributed, outputs
 from launch.contexts import contexts_from_dataset, contexts_from_file, frames_per_second
-from launch.logs import quiet_libraries
 from launch.rollouts import Run, change_sampler, extend, load_run, make_chunk_sampler
+from launch.sampling_jobs import SampleFolder, digest, local_mesh
+from launch.startup import start
 from launch.tasks import TASKS, Job, Request, make_job
 from maskflow_jax.data.token_dataset import check_tokenizer
 from maskflow_jax.sampling.samplers import SAMPLERS
@@ -87,27 +92,38 @@ def read_contexts(run: Run, job: Job, codec: Codec) -> tuple[np.ndarray, float]:
     return contexts_from_file(path, codec, count, frames, fps, first=job.backward)
 
 
+def samples_settings(run: Run, request: Request, contexts: np.ndarray) -> dict:
+    """All that decides what the samples are; not their number, nor how they are divided."""
+    return {
+        "task": _TASK.value,
+        "seed": _SEED.value,
+        "context": _CONTEXT.value,
+        "first_context": digest(contexts[0]),
+        "weights": digest(run.params),
+        "tokenizer": run.config["tokenizer"]["sha256"],
+        **dataclasses.asdict(request),
+    }
+
+
 def main(_) -> None:
     """Samples and writes."""
-    quiet_libraries()
-    workdir = Path(_WORKDIR.value)
+    start()
+    distributed.join(saves_at_sigterm=False)
+    workdir, count = Path(_WORKDIR.value), _NUM_VIDEOS.value
     out = Path(_OUT.value or workdir / "samples")
-    if any(out.glob("sample_*")):
-        raise FileExistsError(f"{out} holds samples already; choose another --out")
-    run = load_run(workdir)
+    run = load_run(workdir, local_mesh())
     codec = Codec.load(_CODEC.value or run.config["data"]["codec"])
     check_tokenizer(run.config["tokenizer"], codec.identity, other_name="codec")
     request, job = job_from_flags(run)
     contexts, fps = read_contexts(run, job, codec)
+    folder = SampleFolder(out, samples_settings(run, request, contexts), count)
     logging.info("%s by %s: %s per video", _TASK.value, request.sampler.name, job.plan)
     sample_chunk = make_chunk_sampler(
         run.graphdef, run.config, request.sampler, request.context_frames, backward=job.backward
     )
-    known = job.finish(job.known)
 
-    for first in range(0, _NUM_VIDEOS.value, _BATCH.value):
-        numbers = range(first, min(first + _BATCH.value, _NUM_VIDEOS.value))
-        context, given = job.inputs(contexts[numbers.start : numbers.stop])
+    def sample(known_frames: np.ndarray, first_sample: int) -> np.ndarray:
+        context, given = job.inputs(known_frames)
         chunks = extend(
             sample_chunk,
             run.params,
@@ -116,13 +132,15 @@ def main(_) -> None:
             mask_id=run.mask_id,
             seed=_SEED.value,
             given=given,
-            first_sample=first,
-            progress=f"videos {numbers.start}-{numbers.stop - 1}",
+            first_sample=first_sample,
+            progress=f"videos from {first_sample}",
         )
-        videos = job.finish(np.concatenate(list(chunks), axis=1))
-        for number, tokens in zip(numbers, videos, strict=True):
-            outputs.write_sample(out / f"sample_{number:05d}", tokens, codec, fps=fps, known=known)
-    logging.info("wrote %d videos of %d frames to %s", len(contexts), len(known), out)
+        return job.finish(np.concatenate(list(chunks), axis=1))
+
+    known = job.finish(job.known)
+    write = functools.partial(outputs.write_sample, codec=codec, fps=fps, known=known)
+    written = folder.complete(contexts, _BATCH.value, sample, write)
+    logging.info("wrote %d videos of %d frames; %s has %d", written, len(known), out, count)
 
 
 if __name__ == "__main__":

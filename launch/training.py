@@ -1,15 +1,20 @@
 """Running an experiment in a folder: everything between a config and the training loop."""
 
 import contextlib
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 
 from launch.previews import preview_hook
 from maskflow_jax import sharding
 from maskflow_jax.data.pipeline import clip_batches, eval_clips
 from maskflow_jax.data.token_dataset import read_token_dataset
+from maskflow_jax.tokenizers.codec import Codec
 from maskflow_jax.training import experiment
 from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.loop import RunConfig, held_out, train
@@ -107,3 +112,101 @@ def _check_source(directory: str, made_from: dict, asked_for: dict) -> None:
             f"the dataset in {directory} was made with other settings: {'; '.join(differences)}; "
             "set data.source to its settings, or make it again with --overwrite"
         )
+
+
+def describe(settings: dict, workdir: Path, hosts: Sequence[str]) -> str:
+    """Says what a run would put where: processes, devices, mesh, batch, state, data, folder.
+
+    Nothing is written and no parameter is made. A dataset that is missing is part of the answer.
+
+    Args:
+        settings: an experiment file's sections as a plain dict.
+        workdir: folder of the run.
+        hosts: every process's host name, by process.
+
+    Returns:
+        Lines of text; none for processes other than the first.
+
+    Raises:
+        ValueError: if the mesh does not cover the devices, or the settings make no model.
+    """
+    experiment.check_settings("mesh", sharding.make_mesh, settings["mesh"])
+    mesh = sharding.make_mesh(**settings["mesh"])
+    tokenizer, found = _look_at_data(settings["data"])
+    lines = [*_device_lines(mesh, hosts), _batch_line(mesh, settings["data"])]
+    if tokenizer is None:
+        lines.append("state: unknown without a dataset or a codec, which say the codebook")
+    else:
+        lines.append(_state_line(mesh, experiment.resolve(settings, tokenizer)))
+    steps = [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
+    last = f"goes on from step {max(steps)}" if steps else "has no checkpoint: starts at step 0"
+    lines += [f"dataset: {found}", f"workdir: {workdir} {last}"]
+    return "\n".join(lines) + "\n" if jax.process_index() == 0 else ""
+
+
+def _device_lines(mesh: jax.sharding.Mesh, hosts: Sequence[str]) -> list[str]:
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    lines = [f"{len(hosts)} processes, {mesh.size} devices, mesh {axes}"]
+    for process, host in enumerate(hosts):
+        devices = [
+            (device.id, place, device.device_kind)
+            for place, device in np.ndenumerate(mesh.devices)
+            if device.process_index == process
+        ]
+        places = ", ".join(f"{number} at {place}" for number, place, _ in devices)
+        kinds = ", ".join(sorted({kind for *_, kind in devices}))
+        lines.append(f"process {process} on {host}: {len(devices)} x {kinds}: {places}")
+    return lines
+
+
+def _batch_line(mesh: jax.sharding.Mesh, data: dict) -> str:
+    batch, processes = data["batch_size"], jax.process_count()
+    ways = math.prod(mesh.shape[axis] for axis in sharding.BATCH[0])
+    if batch % ways or ways % processes:
+        return (
+            f"batch: {batch} clips do NOT divide over {ways} ways (data x fsdp) and {processes} "
+            "processes; change data.batch_size or the mesh"
+        )
+    return (
+        f"batch: {batch} clips of {data['clip_frames']} frames, {batch // processes} read by each "
+        f"process, {batch // ways} on each device"
+    )
+
+
+def _state_line(mesh: jax.sharding.Mesh, config: dict) -> str:
+    optimizer = make_optimizer(OptimizerConfig(**config["optimizer"]))
+    build = experiment.model_builder(config)
+    state = jax.eval_shape(
+        lambda key: init_state(build, optimizer, key, mesh)[1], jax.random.key(0)
+    )
+    sizes = {name: _bytes_on_a_device(mesh, {name: state[name]}) for name in state}
+    parts = ", ".join(f"{name} {size / 1e6:.3f}" for name, size in sizes.items())
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    return (
+        f"state: {sum(sizes.values()) / 1e6:.3f} MB on each device ({parts}), "
+        f"{whole / 1e6:.3f} MB in all; activations come on top"
+    )
+
+
+def _bytes_on_a_device(mesh: jax.sharding.Mesh, state: Any) -> int:
+    shardings = sharding.state_shardings(mesh, state)
+    return sum(
+        math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf, place in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True)
+    )
+
+
+def _look_at_data(data: dict) -> tuple[dict | None, str]:
+    """The tokenizer's identity, if the dataset or the codec say it, and what is there."""
+    try:
+        splits = [read_token_dataset(data["directory"], split) for split in ("train", "test")]
+    except (FileNotFoundError, ValueError) as error:
+        found = f"MISSING or unusable: {error}"
+    else:
+        return splits[0].tokenizer, (
+            f"{len(splits[0])} training and {len(splits[1])} held-out videos in {data['directory']}"
+        )
+    try:
+        return Codec.load(data["codec"]).identity, found
+    except (FileNotFoundError, ValueError) as error:
+        return None, f"{found}; and the codec: {error}"

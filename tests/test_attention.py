@@ -86,5 +86,5 @@ def test_the_choice_can_be_overridden(monkeypatch):
     """On a CPU "auto" is XLA; asked for by name, cuDNN is tried, and fails loudly."""
     query, key, value, mask = example("bfloat16")
     assert attention.probe(query.shape, 5, "bfloat16", True) == "xla"
-    with pytest.raises(Exception, match=r"cuDNN|cuda|gpu|CUDA"):  # noqa: B017 (jax's own types)
+    with pytest.raises(Exception, match=r"cuDNN|cuda|gpu|CUDA"):
         attention.attend(query, key, value, mask=mask, implementation="cudnn")

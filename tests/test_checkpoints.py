@@ -1,15 +1,19 @@
 """Checkpoints that are whole, cut, missing, unfinished, and a disk that is full."""
 
+import contextlib
 import json
 import resource
 import shutil
+import threading
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from orbax.checkpoint._src.serialization import serialization
 from tiny import assert_same, host_copy
 
 from maskflow_jax.training.checkpoints import CheckpointError, Checkpoints
@@ -219,21 +223,117 @@ def test_a_step_that_is_not_new_is_not_dropped_quietly(saved, world):
         checkpoints.save(make_state(2), world.batches(), CONFIG)
 
 
+class Gate:
+    """Stops Orbax's background writing of arrays after the first few, until it is opened."""
+
+    def __init__(self, let_through=3):
+        self.reached, self._opened, self._left = threading.Event(), threading.Event(), let_through
+        self._write = serialization.async_serialize_from_host
+
+    def __enter__(self):
+        self._patch = mock.patch.object(serialization, "async_serialize_from_host", self._pass)
+        self._patch.start()
+        return self
+
+    def __exit__(self, *_):
+        self._opened.set()
+        self._patch.stop()
+
+    async def _pass(self, *args, **kwargs):
+        self._left -= 1
+        if self._left < 0:
+            self.reached.set()
+            opened = self._opened.wait(20)
+            self._opened.set()  # the other arrays need not wait as long
+            assert opened, "nobody opened: the save waits for the bytes"
+        return await self._write(*args, **kwargs)
+
+
+def test_training_goes_on_while_a_save_is_written(tmp_path, world):
+    checkpoints, batches, state = Checkpoints(tmp_path), world.batches(), world.state()
+    state, _ = world.step(state, next(batches))
+    before = host_copy(state)
+    with Gate() as gate:
+        checkpoints.save(state, batches, CONFIG)
+        assert gate.reached.wait(20)
+        for _ in range(3):  # its buffers are donated
+            state, metrics = world.step(state, next(batches))
+        assert np.isfinite(metrics["loss"])
+        assert checkpoints.steps() == []
+    checkpoints.wait()
+    assert checkpoints.steps() == [1]
+    restored = checkpoints.restore(state, batches)
+    assert_same(host_copy(restored), before)
+    assert batches.get_state()["next_batch"] == 1
+    checkpoints.close()
+
+
+@contextlib.contextmanager
+def full_disk():
+    """Files may not grow beyond a size, and a checkpoint of width 100,000 does."""
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, unlimited[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+
+
+def test_one_failed_save_is_logged_and_the_next_is_tried(saved, world, caplog):
+    checkpoints, batches = Checkpoints(saved, keep=3), world.batches()
+    for failing in (4, 6):  # twice, but not in a row
+        with full_disk():
+            checkpoints.save(make_state(failing, width=100_000), batches, CONFIG)
+            checkpoints._finish()
+        caplog.clear()
+        checkpoints.save(make_state(failing + 1), batches, CONFIG)
+        assert f"step {failing}: " in caplog.text
+        assert "second try" in caplog.text
+    checkpoints.wait()
+    assert checkpoints.steps() == [3, 5, 7]
+    assert not list((saved / "checkpoints").glob("*tmp*"))
+    checkpoints.close()
+
+
+def test_the_second_failure_in_a_row_is_raised(saved, world):
+    checkpoints, batches = Checkpoints(saved, keep=3), world.batches()
+    with full_disk():
+        for step in (4, 5):
+            checkpoints.save(make_state(step, width=100_000), batches, CONFIG)
+        with pytest.raises(CheckpointError) as caught:
+            checkpoints.save(make_state(6, width=100_000), batches, CONFIG)
+    for part in (f"saving to {saved}/checkpoints", "MB free", "step 5: ", "steps [1, 2, 3]"):
+        assert part in str(caught.value)
+    assert "it goes on from step 3" in str(caught.value)
+    checkpoints.close()  # has been said; nothing is under way
+
+
+def test_a_save_that_cannot_begin_counts_too(saved, world):
+    checkpoints, batches = Checkpoints(saved, keep=3), world.batches()
+    with mock.patch.object(checkpoints._manager, "save", side_effect=OSError("no storage")):
+        checkpoints.save(make_state(4), batches, CONFIG)
+        with pytest.raises(CheckpointError, match="step 5: no storage"):
+            checkpoints.save(make_state(5), batches, CONFIG)
+
+
+def test_the_last_save_of_a_run_is_never_let_go(saved, world):
+    checkpoints = Checkpoints(saved, keep=3)
+    with mock.patch.object(checkpoints._manager, "save", side_effect=OSError("no storage")):
+        checkpoints.save(make_state(4), world.batches(), CONFIG)
+    with pytest.raises(CheckpointError, match="step 4: no storage"):
+        checkpoints.wait()
+
+
 @pytest.mark.parametrize("then", ["wait", "save", "close"])
 def test_a_full_disk(saved, world, then):
     """Writing beyond a size fails as on a full disk; the error comes from a background thread."""
     checkpoints, batches = Checkpoints(saved, keep=3), world.batches()
     big = make_state(4, width=100_000)
-    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, unlimited[1]))
-    try:
-        with pytest.raises(CheckpointError) as caught:
-            checkpoints.save(big, batches, CONFIG)
-            if then == "save":
-                checkpoints.save({**big, "step": jnp.int32(5)}, batches, CONFIG)
-            getattr(checkpoints, "close" if then == "close" else "wait")()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    with full_disk(), pytest.raises(CheckpointError) as caught:
+        checkpoints.save(big, batches, CONFIG)
+        if then == "save":
+            checkpoints.save({**big, "step": jnp.int32(5)}, batches, CONFIG)
+        getattr(checkpoints, "close" if then == "close" else "wait")()
     message = str(caught.value)
     assert str(saved / "checkpoints") in message
     assert "MB free" in message

@@ -215,10 +215,12 @@ def _compiled(config: VQGANConfig, dtype: np.dtype, devices: list) -> tuple:
         with jax.default_matmul_precision("highest"):
             return to_uint8(model.decode(quantised.astype(dtype)).astype(jnp.float32))
 
-    return tuple(
-        jax.jit(function, in_shardings=(whole, split), out_shardings=split)
-        for function in (encode, decode)
-    )
+    def compiled(function):
+        run = jax.jit(function, in_shardings=(whole, split), out_shardings=split)
+        # Where there are several processes, jit splits no numpy array, not even over local devices.
+        return lambda params, batch: run(params, jax.device_put(batch, split))
+
+    return compiled(encode), compiled(decode)
 
 
 def _kind(settings: Path) -> str | None:

@@ -6,6 +6,9 @@ and `config` (the resolved settings). Imported weights have no position in the d
 stands the item `imported`, which says where they come from, so that a missing position is damage
 elsewhere. Orbax writes a step under a temporary name and renames it when it is whole; a step that
 is whole but cannot be read is set aside and the one before is used.
+
+Of several processes each reads alone, so that one that meets damage does not leave the others in a
+barrier; then they agree: a step that one of them cannot read is damaged for all.
 """
 
 import shutil
@@ -24,6 +27,9 @@ from maskflow_jax.training.state import TrainState
 
 # How a damaged item shows beside that: cut or missing JSON and metadata.
 _DAMAGE = (ValueError, OSError, KeyError)
+# What a save ends in that a full disk or a storage that is away may cause.
+_NOT_SAVED = (OSError, ValueError, RuntimeError)
+_NO_STEP = -1
 
 
 class CheckpointError(RuntimeError):
@@ -32,6 +38,10 @@ class CheckpointError(RuntimeError):
 
 class Checkpoints:
     """The checkpoints in `workdir/checkpoints`.
+
+    One failed save is logged as an error, and the next one is the second try: a run need not end
+    because its storage was away for a minute. Two failures in a row are raised, and so is the
+    failure of a save that `wait` is called for, the last one of a run.
 
     Args:
         workdir: folder of the run.
@@ -45,6 +55,10 @@ class Checkpoints:
             save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._reader = _make_reader(self.directory)
+        self._step: int | None = None  # of the newest save
+        self._failed: Exception | str | None = None  # how it failed
+        self._failures = 0  # saves that failed in a row, this one not counted yet
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
@@ -52,7 +66,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, data: Any, config: dict) -> None:
-        """Saves in the background; an error of the save before is raised here.
+        """Saves in the background.
 
         Args:
             state: the train state.
@@ -60,7 +74,8 @@ class Checkpoints:
             config: the resolved settings, JSON values only.
 
         Raises:
-            CheckpointError: if this save or the one before failed, a full disk for instance.
+            CheckpointError: if two saves in a row failed, a full disk for instance, or the step is
+                not newer than what is there.
         """
         self._save(state, config, data=grain_checkpoint.CheckpointSave(data))
 
@@ -86,10 +101,16 @@ class Checkpoints:
             config=ocp.args.JsonSave(config),
             **item,
         )
+        self._settle()
+        self._step = step
         try:
             saved = self._manager.save(step, args=items)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise self._not_saved(error) from error
+        except _NOT_SAVED as error:
+            self._failed = error
+            if self._failures:
+                raise self._not_saved(error) from error
+            logging.error("%s", self._not_saved(error))
+            return
         if not saved:  # how Orbax answers where the folder has this step or a later one
             raise self._not_saved(f"step {step} is not newer than what is there")
 
@@ -99,10 +120,34 @@ class Checkpoints:
         Raises:
             CheckpointError: if it failed.
         """
+        self._finish()
+        if self._failed is not None:
+            error, self._failed = self._failed, None
+            raise self._not_saved(error) from (error if isinstance(error, Exception) else None)
+
+    def _finish(self) -> None:
+        """Waits for the background, and keeps its error."""
         try:
             self._manager.wait_until_finished()
-        except (OSError, ValueError, RuntimeError) as error:
-            raise self._not_saved(error) from error
+        except _NOT_SAVED as error:
+            self._failed = error
+
+    def _settle(self) -> None:
+        """Looks how the save before ended, in all processes; the second failure is raised."""
+        self._finish()
+        failed = np.flatnonzero(_gather(self._failed is not None))
+        if not failed.size:
+            self._failures = 0
+            return
+        self._failures += 1
+        error = self._failed or f"processes {failed.tolist()} could not write their part"
+        self._failed = None
+        self._delete_unfinished()  # a full disk has its room back
+        message = self._not_saved(error)
+        if self._failures > 1:
+            raise message from (error if isinstance(error, Exception) else None)
+        logging.error("the run goes on, the next checkpoint is the second try: %s", message)
+        self._manager.reload()
 
     def restore(self, state: TrainState, data: Any) -> TrainState | None:
         """Restores the newest readable checkpoint, for the run to go on from.
@@ -179,24 +224,21 @@ class Checkpoints:
         """Waits for the last save and releases the manager."""
         self.wait()
         self._manager.close()
+        self._reader.close()
 
     def _restore_newest(self, **items: ocp.args.CheckpointArgs) -> tuple[Any | None, list[int]]:
         """The newest checkpoint that can be read, and the steps of newer ones that cannot."""
-        problems = {}
-        for step in reversed(self.steps()):
-            absent = "data" if (self.directory / str(step) / "imported").is_dir() else None
-            wanted = {name: item for name, item in items.items() if name != absent}
-            try:
-                restored = self._manager.restore(step, args=ocp.args.Composite(**wanted))
-            except Exception as error:
-                # A cut array is a bare Exception in Orbax; anything else is not the file's fault.
-                if type(error) is not Exception and not isinstance(error, _DAMAGE):
-                    raise
-                problems[step] = f"step {step}: {(str(error) or repr(error)).splitlines()[0][:300]}"
-                logging.warning("a checkpoint cannot be read, %s", problems[step])
-                continue
-            logging.info("restored step %d from %s", step, self.directory)
-            return restored, list(problems)
+        problems, steps = {}, self.steps()
+        while (step := self._newest_of_all(steps)) is not None:
+            for newer in (number for number in steps if number > step):
+                problems[newer] = f"step {newer}: other processes do not see it"
+            steps = [number for number in steps if number < step]
+            restored, problem = self._read(step, items)
+            if not _gather(problem is not None).any():
+                logging.info("restored step %d from %s", step, self.directory)
+                return restored, list(problems)
+            problems[step] = problem or f"step {step}: another process cannot read it"
+            logging.warning("a checkpoint cannot be read, %s", problems[step])
         if problems:
             raise CheckpointError(
                 f"no checkpoint in {self.directory} can be read with this config and dataset; "
@@ -204,6 +246,31 @@ class Checkpoints:
                 + "\n  ".join(problems.values())
             )
         return None, []
+
+    def _newest_of_all(self, steps: list[int]) -> int | None:
+        """The newest step that every process sees, of those that each has not tried; or None."""
+        newest = _gather(steps[-1] if steps else _NO_STEP)
+        if newest.max() == _NO_STEP:
+            return None
+        if newest.min() == _NO_STEP:
+            raise CheckpointError(
+                f"process {newest.argmin()} sees no checkpoint in {self.directory}, process "
+                f"{newest.argmax()} sees step {newest.max()}; put the run's folder on a disk that "
+                "all processes share"
+            )
+        return int(newest.min())
+
+    def _read(self, step: int, items: dict) -> tuple[Any | None, str | None]:
+        """What this process reads of a step, or its problem."""
+        absent = "data" if (self.directory / str(step) / "imported").is_dir() else None
+        wanted = {name: item for name, item in items.items() if name != absent}
+        try:
+            return self._reader.restore(step, args=ocp.args.Composite(**wanted)), None
+        except Exception as error:
+            # A cut array is a bare Exception in Orbax; anything else is not the file's fault.
+            if type(error) is not Exception and not isinstance(error, _DAMAGE):
+                raise
+            return None, f"step {step}: {(str(error) or repr(error)).splitlines()[0][:300]}"
 
     def _clear_the_way(self, damaged: list[int]) -> None:
         """Keeps damaged steps in another folder, for the run will come by these steps again."""
@@ -213,11 +280,15 @@ class Checkpoints:
                 shutil.rmtree(target, ignore_errors=True)
                 shutil.move(self.directory / str(step), target)
                 logging.warning("the checkpoint of step %d was moved to %s", step, target)
-            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+        self._delete_unfinished()
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("checkpoints cleared")
         self._manager.reload()
+
+    def _delete_unfinished(self) -> None:
+        if jax.process_index() == 0:
+            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
 
     def _nothing_there(self) -> CheckpointError:
         return CheckpointError(
@@ -226,8 +297,33 @@ class Checkpoints:
 
     def _not_saved(self, error: Exception | str) -> CheckpointError:
         free = shutil.disk_usage(self.directory).free / 1e6
+        steps = self.steps()
+        again = f"step {steps[-1]}" if steps else "its beginning"
         return CheckpointError(
-            f"saving to {self.directory} failed with {free:.0f} MB free on the disk: {error}\n"
-            f"complete checkpoints: steps {self.steps() or 'none'}; make room and start the same "
-            "command again, it goes on from the last one"
+            f"saving to {self.directory} failed with {free:.0f} MB free on the disk, step "
+            f"{self._step}: {error}\ncomplete checkpoints: steps {steps or 'none'}; make room and "
+            f"start the same command again, it goes on from {again}"
         )
+
+
+def _make_reader(directory: Path) -> ocp.CheckpointManager:
+    """A manager of this process alone: reading waits for no other process."""
+    me = jax.process_index()
+    return ocp.CheckpointManager(
+        directory,
+        options=ocp.CheckpointManagerOptions(
+            create=False,
+            save_root_metadata=False,
+            enable_async_checkpointing=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"reader_{me}"
+            ),
+        ),
+    )
+
+
+def _gather(value: int | bool) -> np.ndarray:
+    """Every process's value, by process."""
+    if jax.process_count() == 1:
+        return np.array([value], np.int32)
+    return np.asarray(multihost_utils.process_allgather(np.int32(value)))
