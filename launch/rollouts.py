@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from maskflow_jax import sharding
@@ -121,6 +122,9 @@ def make_chunk_sampler(
 ) -> Callable:
     """Compiles the sampler of windows: (params, keys, tokens, known, Window) -> tokens.
 
+    Where the parameters live on a mesh, the other arrays are to be split over it as
+    `sharding.place_samples` does, and so are the tokens that come back.
+
     Args:
         graphdef: graph definition of the network.
         config: resolved config of its run.
@@ -132,7 +136,7 @@ def make_chunk_sampler(
     schedule = experiment.make_flow(config).schedule
 
     @functools.cache
-    def compiled(context: int, stage: str):
+    def compiled(context: int, stage: str, mesh: jax.sharding.Mesh | None):
         sample = make_window_sampler(
             sampler,
             schedule,
@@ -143,17 +147,21 @@ def make_chunk_sampler(
             backward=backward,
         )
 
-        @jax.jit
         def sample_chunk(params, keys, tokens, known):
             model = nnx.merge(graphdef, params)
             return sample(model, keys, tokens, known, stage)[0]
 
-        return sample_chunk
+        if mesh is None:
+            return jax.jit(sample_chunk)
+        return jax.jit(
+            sharding.map_samples(mesh, sample_chunk), out_shardings=sharding.split_batch(mesh)
+        )
 
     def sample_chunk(params, keys, tokens, known, window: Window):
         # More context than usual needs no program of its own; less does, because the vocabulary
         # head runs on new frames only.
-        run = compiled(min(window.context, context_frames), window.stage)
+        context = min(window.context, context_frames)
+        run = compiled(context, window.stage, sharding.mesh_of(params))
         return run(params, keys, tokens, known)
 
     return sample_chunk
@@ -174,6 +182,8 @@ def extend(
     """Continues videos chunk by chunk.
 
     Sample i's key is folded from the seed and its number, so it is the same video in any batch.
+    The batch is split over the devices that hold the weights; of a mesh of several processes, all
+    must call this with the same arguments.
 
     Args:
         sample_chunk: from `make_chunk_sampler`.
@@ -191,13 +201,24 @@ def extend(
     """
     numbers = np.arange(first_sample, first_sample + len(context))
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), numbers)
+    mesh = sharding.mesh_of(params)
 
     def chunk_fn(keys, tokens, known, window):
-        # Back on the host: a device array would come home with the parameters' sharding, and the
-        # second chunk would be compiled anew for it.
-        return np.asarray(sample_chunk(params, keys, tokens, known, window))
+        # From the host and back to it: the device arrays of the chunk before have a sharding of
+        # their own, and the second chunk would be compiled anew for it.
+        inputs = (keys, np.asarray(tokens), np.asarray(known))
+        if mesh is not None:
+            inputs = sharding.place_samples(mesh, inputs)
+        return _to_host(sample_chunk(params, *inputs, window))[: len(tokens)]
 
     chunks = rollout(keys, context, plan, chunk_fn, mask_id=mask_id, given=given)
     yield context
     for chunk in tqdm(chunks, progress, len(plan.windows), unit="chunk", disable=progress is None):
         yield np.asarray(chunk)
+
+
+def _to_host(tokens: jax.Array) -> np.ndarray:
+    """All of an array, of which other processes may hold parts."""
+    if tokens.is_fully_addressable:
+        return np.asarray(tokens)
+    return multihost_utils.process_allgather(tokens, tiled=True)

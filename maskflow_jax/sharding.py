@@ -1,14 +1,21 @@
 """Where arrays live: one mesh, one table of rules, nothing of it inside the model.
 
 The mesh has three axes: `data` splits the batch, `fsdp` splits the batch and the parameters,
-`tensor` splits parameters along the dimension that a matrix product does not contract. A rule is a
-regular expression on the path of an array in the train state and the axes of its dimensions. It is
-searched for, not matched from the start, so a parameter, its moving average and its Adam moments
-obey the same row. With one device every array is simply there.
+`tensor` splits the products within a layer. A rule is a regular expression on the path of an array
+in the train state and the axes of its dimensions. It is searched for, not matched from the start,
+so a parameter, its moving average and its Adam moments obey the same row. With one device every
+array is simply there.
+
+Over `tensor` the features between the layers stay whole: the first product of an attention or an
+MLP splits its outputs, the second contracts over them, and one sum over the devices follows. What
+shifts, scales and gates features must then be whole too, so the modulation contracts as well: with
+its outputs split, every device would hold some of the shifts and none of the gates, and fetch the
+rest in every block.
 """
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,12 +28,14 @@ BATCH = P(("data", "fsdp"))
 
 # Leaves of `blocks` have the stacked layers as their first dimension.
 RULES: tuple[tuple[str, P], ...] = (
-    (r"blocks/.*/(qkv|fc1|modulation)/kernel$", P(None, "fsdp", "tensor")),
-    (r"blocks/.*/(proj|fc2)/kernel$", P(None, "tensor", "fsdp")),
+    (r"blocks/.*/(qkv|fc1)/kernel$", P(None, "fsdp", "tensor")),
+    (r"blocks/.*/(qkv|fc1)/bias$", P(None, "tensor")),
+    (r"blocks/.*/(proj|fc2|modulation)/kernel$", P(None, "tensor", "fsdp")),
     (r"head/kernel$", P("fsdp", "tensor")),
     (r"head/bias$", P("tensor")),
-    (r"token_embedding/embedding$", P(None, "fsdp")),
-    (r"(patch_projection|final_modulation|fc1|fc2)/kernel$", P(None, "fsdp")),
+    # Not by rows: with the mask token's they are an odd number.
+    (r"token_embedding/embedding$", P(None, ("fsdp", "tensor"))),
+    (r"(patch_projection|final_modulation|fc1|fc2)/kernel$", P("tensor", "fsdp")),
 )
 
 
@@ -79,18 +88,33 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
 def _spec(mesh: Mesh, name: str, shape: tuple[int, ...]) -> P:
     for pattern, spec in RULES:
         if re.search(pattern, name):
-            return P(
-                *(
-                    axis if axis is not None and size % mesh.shape[axis] == 0 else None
-                    for axis, size in zip(spec, shape, strict=True)
-                )
-            )
+            return P(*(_fitting(mesh, axes, n) for axes, n in zip(spec, shape, strict=True)))
     return P()
+
+
+def _fitting(mesh: Mesh, axes: str | tuple[str, ...] | None, size: int) -> Any:
+    """The axes of a rule, less the last ones, that divide a dimension of that size."""
+    if not isinstance(axes, tuple):
+        return axes if axes is not None and size % mesh.shape[axes] == 0 else None
+    while axes and size % math.prod(mesh.shape[axis] for axis in axes):
+        axes = axes[:-1]
+    return axes or None
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, P())
+
+
+def split_batch(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array whose first dimension is the batch."""
+    return NamedSharding(mesh, BATCH)
+
+
+def mesh_of(tree: Any) -> Mesh | None:
+    """The mesh on which a tree of arrays lives; None if they were put on no mesh."""
+    place = getattr(jax.tree.leaves(tree)[0], "sharding", None)
+    return place.mesh if isinstance(place, NamedSharding) else None
 
 
 def place_batch(mesh: Mesh, batch: Any) -> Any:
@@ -106,7 +130,7 @@ def place_batch(mesh: Mesh, batch: Any) -> Any:
     Raises:
         ValueError: if the batch does not divide over the devices.
     """
-    ways = math.prod(mesh.shape[axis] for axis in BATCH[0])
+    ways = _batch_ways(mesh)
     if ways % jax.process_count():
         raise ValueError(
             f"{jax.process_count()} processes hold different clips, but the mesh splits a batch in "
@@ -121,7 +145,66 @@ def place_batch(mesh: Mesh, batch: Any) -> Any:
                 "multiple of it"
             )
         return jax.make_array_from_process_local_data(
-            NamedSharding(mesh, BATCH), local, global_shape=(whole, *local.shape[1:])
+            split_batch(mesh), local, global_shape=(whole, *local.shape[1:])
         )
 
     return jax.tree.map(place, batch)
+
+
+def place_samples(mesh: Mesh, batch: Any) -> Any:
+    """Splits a batch that every process holds whole over `data` and `fsdp`.
+
+    A batch that does not divide is filled up with its last sample: samples are computed apart from
+    each other, so only the first ones need to be looked at.
+
+    Args:
+        mesh: the mesh.
+        batch: pytree of numpy arrays or typed random keys, batch dimension first.
+
+    Returns:
+        The same pytree of global jax arrays, of the next multiple of the ways.
+    """
+
+    def place(whole: Any) -> jax.Array:
+        if jax.dtypes.issubdtype(whole.dtype, jax.dtypes.prng_key):
+            data = place(jax.random.key_data(whole))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(whole))
+        rows = np.arange(len(whole) + -len(whole) % _batch_ways(mesh))
+        filled = np.asarray(whole)[np.minimum(rows, len(whole) - 1)]
+        return jax.make_array_from_callback(filled.shape, split_batch(mesh), filled.__getitem__)
+
+    return jax.tree.map(place, batch)
+
+
+def map_samples(mesh: Mesh, function: Callable) -> Callable:
+    """Runs a function of weights and samples on every device's own samples.
+
+    The compiler would split most of such a function by itself, but not all: for a top-k it would
+    fetch every sample's logits. Over `tensor` it still splits the function as the weights are
+    split; weights that are split over `fsdp` are fetched once, at the start.
+
+    Args:
+        mesh: the mesh.
+        function: (params, *arrays [B, ...]) -> pytree of arrays [B, ...], each row of which depends
+            on that row of the arrays only.
+
+    Returns:
+        A function of the same arguments, B a multiple of `data` times `fsdp`.
+    """
+
+    def mapped(params: Any, *samples: Any) -> Any:
+        return jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=(P(), *(BATCH for _ in samples)),
+            out_specs=BATCH,
+            axis_names=set(BATCH[0]),
+            check_vma=False,
+        )(params, *samples)
+
+    mapped.__name__ = function.__name__  # what the compiled program is called
+    return mapped
+
+
+def _batch_ways(mesh: Mesh) -> int:
+    return math.prod(mesh.shape[axis] for axis in BATCH[0])

@@ -39,5 +39,12 @@ def compilation_cache(tmp_path_factory):
 
 def pytest_collection_modifyitems(items):
     """Starts the files that run whole programs first, so that two processes end together."""
-    slow = ("test_programs", "test_train", "test_importing", "test_configs")
+    slow = (
+        "test_two_processes",
+        "test_programs",
+        "test_train",
+        "test_importing",
+        "test_configs",
+        "test_many_devices",
+    )
     items.sort(key=lambda item: item.path.stem not in slow)

@@ -44,10 +44,12 @@ class CountingUp(nnx.Module):
     def __init__(self):
         self.scale = nnx.Param(jnp.ones(()))
 
-    def features(self, x, t):
+    def features(self, x, t, *, positions, num_wanted=None):
+        order = np.argsort(positions)
         places = jnp.asarray(video(0, x.shape[1])[0])
-        first = jnp.max(jnp.where(x < K, x - places, 0), axis=(1, 2, 3))
-        return (first[:, None] + jnp.arange(x.shape[1]))[:, :, None, None]  # [B, T, 1, 1]
+        first = jnp.max(jnp.where(x[:, order] < K, x[:, order] - places, 0), axis=(1, 2, 3))
+        features = (first[:, None] + positions)[:, :, None, None]  # [B, T, 1, 1]
+        return features if num_wanted is None else features[:, -num_wanted:]
 
     def logits(self, features):
         wanted = features[:, :, 0, 0, None, None] + jnp.arange(6).reshape(GRID)

@@ -10,6 +10,7 @@ the way in they are compared, on the way out written.
 The names and shapes that a config asks for are those that `to_torch` would write.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -35,13 +36,14 @@ OUTER = {
     "final_layer.linear.weight": ("head.kernel", "o i", "i o"),
     "final_layer.linear.bias": ("head.bias", "o", "o"),
 }
-# The linears of a block, as parts of names.
+# The linears of a block, as parts of names, and their outputs there and here: the released code has
+# all queries, then all keys, then all values; here each head has its three side by side.
 BLOCK = {
-    "attn.qkv": "attention.qkv",
-    "attn.proj": "attention.proj",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-    "adaLN_modulation.1": "modulation",
+    "attn.qkv": ("attention.qkv", "(three h d)", "(h three d)"),
+    "attn.proj": ("attention.proj", "o", "o"),
+    "mlp.fc1": ("mlp.fc1", "o", "o"),
+    "mlp.fc2": ("mlp.fc2", "o", "o"),
+    "adaLN_modulation.1": ("modulation", "o", "o"),
 }
 # The fixed tables of positions: of patches [1, N, D] and of frames [1, T, D].
 TABLES = ("pos_embed", "temp_embed")
@@ -79,7 +81,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray], config: LatteConfig) -> dic
     flat: dict[str, Any] = {}
     for row in _rows(config.depth):
         array = np.asarray(state_dict[row.name], np.float32)
-        array = einops.rearrange(array, f"{row.torch_axes} -> {row.axes}")
+        array = einops.rearrange(array, f"{row.torch_axes} -> {row.axes}", **_sizes(row, config))
         if row.path.startswith("head."):
             array = _by_class(array, config.codebook_size + 1)[..., :-1]
             array = einops.rearrange(array, "... pq k -> ... (pq k)")
@@ -152,16 +154,22 @@ def _rows(depth: int) -> Iterator[_Row]:
         yield _Row(name, path, None, torch_axes, axes)
     for index in range(depth):
         pair, kind = index // 2, ("spatial", "temporal")[index % 2]
-        for name, part in BLOCK.items():
-            path = f"blocks.{kind}.{part}"
-            yield _Row(f"blocks.{index}.{name}.weight", f"{path}.kernel", pair, "o i", "i o")
-            yield _Row(f"blocks.{index}.{name}.bias", f"{path}.bias", pair, "o", "o")
+        for name, (part, theirs, ours) in BLOCK.items():
+            name, path = f"blocks.{index}.{name}", f"blocks.{kind}.{part}"
+            yield _Row(f"{name}.weight", f"{path}.kernel", pair, f"{theirs} i", f"i {ours}")
+            yield _Row(f"{name}.bias", f"{path}.bias", pair, theirs, ours)
+
+
+def _sizes(row: _Row, config: LatteConfig) -> dict[str, int]:
+    """The lengths of a row's axes that are not read off its shape."""
+    known = {"p": config.patch_size, "q": config.patch_size, "three": 3, "h": config.num_heads}
+    names = re.findall(r"\w+", row.torch_axes)
+    return {name: size for name, size in known.items() if name in names}
 
 
 def _parameters_to_torch(params: Mapping[str, Any], config: LatteConfig) -> dict[str, Any]:
     """Names to arrays under the released names; NumPy, or JAX where `params` is traced."""
     flat = {".".join(p): x for p, x in nnx.traversals.flatten_mapping(params).items()}
-    sizes = {"p": config.patch_size, "q": config.patch_size}
     arrays = {}
     for row in _rows(config.depth):
         array = flat[row.path] if row.pair is None else flat[row.path][row.pair]
@@ -171,8 +179,8 @@ def _parameters_to_torch(params: Mapping[str, Any], config: LatteConfig) -> dict
             mask_class = xp.full((*classes.shape[:-1], 1), fill, dtype=array.dtype)
             classes = xp.concat([classes, mask_class], axis=-1)
             array = einops.rearrange(classes, "... pq k -> ... (pq k)")
-        known = {name: size for name, size in sizes.items() if name in row.torch_axes.split()}
-        arrays[row.name] = einops.rearrange(array, f"{row.axes} -> {row.torch_axes}", **known)
+        pattern = f"{row.axes} -> {row.torch_axes}"
+        arrays[row.name] = einops.rearrange(array, pattern, **_sizes(row, config))
     return arrays
 
 

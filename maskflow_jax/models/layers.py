@@ -65,8 +65,9 @@ class Attention(nnx.Module):
 
     def queries_keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Maps [..., D] to three arrays [..., h, d]."""
+        # Head by head, so that splitting the outputs over devices splits heads.
         heads = einops.rearrange(
-            apply_flat(self.qkv, x), "... (three h d) -> three ... h d", three=3, h=self.num_heads
+            apply_flat(self.qkv, x), "... (h three d) -> three ... h d", three=3, h=self.num_heads
         )
         return tuple(heads)
 

@@ -89,7 +89,7 @@ def _on_mesh(layout: Layout, features, kernel, bias, targets, counted, weights):
         if gradients is None:
             return loss, None
         d_features = gradients.features.reshape(features.shape)
-        if tensor:
+        if tensor and mesh.shape[tensor] > 1:
             d_features = jax.lax.psum(d_features, tensor)
         d_head = (jax.lax.psum(g, batch) for g in (gradients.kernel, gradients.bias))
         return loss, losses.HeadGradients(d_features, *d_head)
