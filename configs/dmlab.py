@@ -96,7 +96,16 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
 
     config.sampling = ml_collections.ConfigDict()
     config.sampling.context_frames = 12  # and so the stride is 24, unless launch.sample is told one
-    config.sampling.sampler = {
+    config.sampling.sampler = _sampler()
+
+    if "smoke" in chosen:
+        _smoke(config)
+    return config
+
+
+def _sampler() -> dict:
+    """Settings of `SamplerConfig`, the paper's."""
+    return {
         "name": "mgm",
         "num_steps": 20,
         "temperature": 1.0,
@@ -116,10 +125,6 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
         "context_cache": False,
         "frame_block": 1,
     }
-
-    if "smoke" in chosen:
-        _smoke(config)
-    return config
 
 
 def _smoke(config: ml_collections.ConfigDict) -> None:

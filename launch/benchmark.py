@@ -53,7 +53,7 @@ def main(_) -> None:
         raise ValueError(f"no program {sorted(unknown)}; choose from {list(benchmark.programs())}")
     peak = benchmarking.matmul_peak(config["model"]["dtype"], _REPEATS.value)
     logging.info("matmul peak: %.1f GFLOP/s on %s", peak / 1e9, jax.devices()[0].device_kind)
-    host = measure_host(config, benchmark.state, batch_size=_BATCH.value)
+    host, benchmark.state = measure_host(config, benchmark.state, batch_size=_BATCH.value)
     result = benchmark_report.report(
         config,
         benchmark.run(_PROGRAMS.value),

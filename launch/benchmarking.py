@@ -219,7 +219,8 @@ class Benchmark:
         def window(params, keys, tokens, known):
             return sample(self._model(params), keys, tokens, known)[0]
 
-        return window, (self.state["params"], self.keys, self.tokens, known)
+        arguments = (self.state["params"], self.keys, self.tokens, known)
+        return sharding.map_samples(self.mesh, window), arguments
 
     def _step(self, name: str, sampler: str, context: int) -> Timing:
         """One step of a window, as a share of a window of `SAMPLER_STEPS`."""

@@ -29,7 +29,7 @@ class Row:
         plain: held-out cross-entropy in nats per masked token, context run at every step.
         cached: the same of a cached context.
         cost: cached less plain.
-        cost_error: the standard error of `cost`.
+        cost_error: the standard error of `cost` over clips.
         plain_seconds: of a chunk of the paper's 20 steps, for a batch.
         cached_seconds: likewise.
     """
@@ -71,9 +71,12 @@ def compare(
         )
     clips = functools.partial(eval_clips, videos, clip_frames=frames, batch_size=batch_size)
     batches = [batch for _ in range(passes) for batch in clips()]
+    num_clips = sum(int(valid.sum()) for _, valid in batches) // passes
     plain, cached = (_sums(run, batches, context_frames, cached) for cached in (False, True))
-    count = plain[:, 1].sum()
-    differences = cached[:, 0] - plain[:, 0]
+    count, clip_counts = plain[:, 1].sum(), plain[:, 1].reshape(passes, num_clips).sum(0)
+    # Masks of one clip are not independent of each other as clips are.
+    differences = (cached[:, 0] - plain[:, 0]).reshape(passes, num_clips).sum(0)
+    cost = differences.sum() / count
     first = batches[0][0].astype(np.int32)
     seconds = [_chunk_seconds(run, first, context_frames, cached) for cached in (False, True)]
     return Row(
@@ -81,8 +84,8 @@ def compare(
         context_frames=context_frames,
         plain=float(plain[:, 0].sum() / count),
         cached=float(cached[:, 0].sum() / count),
-        cost=float(differences.sum() / count),
-        cost_error=float(differences.std() * np.sqrt(len(differences)) / count),
+        cost=float(cost),
+        cost_error=float(np.linalg.norm(differences - cost * clip_counts) / count),
         plain_seconds=seconds[0],
         cached_seconds=seconds[1],
     )

@@ -16,6 +16,7 @@ from absl import app, flags, logging
 
 from launch.cache_costs import as_markdown, compare
 from launch.rollouts import load_run
+from launch.sampling_jobs import local_mesh
 from launch.startup import start
 from maskflow_jax.data.token_dataset import check_tokenizer, read_token_dataset
 
@@ -23,7 +24,9 @@ _WORKDIRS = flags.DEFINE_multi_string("workdir", None, "Folder of a trained run.
 _OUT = flags.DEFINE_string("out", None, "Result files, without suffix.", required=True)
 _CONTEXT = flags.DEFINE_list("context_frames", None, "Frames of context.")
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Clips at a time.", lower_bound=1)
-_PASSES = flags.DEFINE_integer("passes", 2, "Passes over the held-out clips, of other masks each.")
+_PASSES = flags.DEFINE_integer(
+    "passes", 2, "Passes over the held-out clips, of other masks each.", lower_bound=1
+)
 _DATASET = flags.DEFINE_string("dataset", None, "Dataset directory, if it has moved.")
 
 
@@ -33,7 +36,7 @@ def main(_) -> None:
     rows, out = [], Path(_OUT.value)
     out.parent.mkdir(parents=True, exist_ok=True)
     for workdir in _WORKDIRS.value:
-        run = load_run(Path(workdir))
+        run = load_run(Path(workdir), local_mesh(num_devices=1))
         videos = read_token_dataset(_DATASET.value or run.config["data"]["directory"], "test")
         check_tokenizer(videos.tokenizer, run.config["tokenizer"], other_name="trained model")
         frames = run.config["data"]["clip_frames"]

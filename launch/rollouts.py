@@ -159,8 +159,10 @@ def make_chunk_sampler(
 
     def sample_chunk(params, keys, tokens, known, window: Window):
         # More context than usual needs no program of its own; less does, because the vocabulary
-        # head runs on new frames only.
-        context = min(window.context, context_frames)
+        # head runs on new frames only. But a cache must hold all frames that are clean.
+        context = window.context
+        if not sampler.context_cache:
+            context = min(context, context_frames)
         run = compiled(context, window.stage, sharding.mesh_of(params))
         return run(params, keys, tokens, known)
 

@@ -94,14 +94,17 @@ def read_contexts(run: Run, job: Job, codec: Codec) -> tuple[np.ndarray, float]:
 
 def samples_settings(run: Run, request: Request, contexts: np.ndarray) -> dict:
     """All that decides what the samples are; not their number, nor how they are divided."""
+    wanted = dataclasses.asdict(request)
+    del wanted["sampler"]["frame_block"]  # it changes memory and speed
+    if _TASK.value != "inpaint":
+        del wanted["box"]
     return {
         "task": _TASK.value,
         "seed": _SEED.value,
-        "context": _CONTEXT.value,
-        "first_context": digest(contexts[0]),
+        "contexts": [digest(context) for context in contexts],
         "weights": digest(run.params),
         "tokenizer": run.config["tokenizer"]["sha256"],
-        **dataclasses.asdict(request),
+        **wanted,
     }
 
 

@@ -7,7 +7,7 @@ the samples were made with stands in `settings.json`; a folder of other settings
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from maskflow_jax import sharding
 SETTINGS = "settings.json"
 
 
-def local_mesh() -> Mesh:
-    """A mesh of this process's own devices: each process samples by itself."""
-    devices = np.array(jax.local_devices()).reshape(-1, 1, 1)
+def local_mesh(num_devices: int | None = None) -> Mesh:
+    """A mesh of this process's own devices, all or the first few: each process samples alone."""
+    devices = np.array(jax.local_devices()[:num_devices]).reshape(-1, 1, 1)
     return Mesh(devices, sharding.AXES, axis_types=(AxisType.Auto,) * len(sharding.AXES))
 
 
@@ -142,19 +142,33 @@ def _check_settings(out: Path, settings: Mapping[str, Any]) -> None:
             f"{out} holds samples already, and no {SETTINGS} that says how they were made; choose "
             "another --out"
         )
-    there = json.loads(path.read_text())
+    there, here = json.loads(path.read_text()), dict(settings)
+    fewer = there["num_videos"] > here["num_videos"]
+    if not fewer:  # more of the same: what came with the first ones must be theirs
+        here["contexts"] = here["contexts"][: there["num_videos"]]
+        here["num_videos"] = there["num_videos"]
+    old, new = dict(_named(there)), dict(_named(here))
     differences = [
-        f"{name}: {there.get(name)!r} there, {settings.get(name)!r} now"
-        for name in sorted(there.keys() | settings.keys())
-        if there.get(name) != settings.get(name) and name != "num_videos"
+        f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
     ]
-    if there["num_videos"] > settings["num_videos"]:
-        differences.append(f"num_videos: {there['num_videos']} there, {settings['num_videos']} now")
     if differences:
         raise FileExistsError(
             f"{out} holds samples of other settings; choose another --out, or restore\n  "
             + "\n  ".join(differences)
         )
+
+
+def _named(settings: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields settings under dotted names, and those of every video under its number."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _named(value, f"{path}{name}.")
+        elif name == "contexts":
+            yield from ((f"context of video {number}", text) for number, text in enumerate(value))
+        else:
+            yield f"{path}{name}", value
 
 
 def _wait_for_all(name: str) -> None:

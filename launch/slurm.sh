@@ -11,8 +11,8 @@
 # the command line replace the #SBATCH lines below; partition and account are the cluster's.
 #
 # - One process per node drives all its GPUs (--ntasks-per-node=1, as below). One process per GPU:
-#   --ntasks-per-node=8 --gpus-per-task=1. Both are the same training, but for rounding; the number
-#   of processes may not change while a run goes on.
+#   --ntasks-per-node=8 --gpus-per-task=1. Each process reads its own share of the videos, so the
+#   two see the same data in another order; the number of processes may not change while a run goes on.
 # - Preemption and the time limit: SLURM sends TERM to this script 120 s before it ends the job
 #   (--signal). The script passes it on to all processes, launch.train saves and exits with code 143
 #   ("run me again"), and the job is put back in the queue under its own number; it goes on from
@@ -50,6 +50,9 @@ if [[ -n "${ENV:-}" ]]; then
     # shellcheck disable=SC1091  # the user's file
     source "$ENV/bin/activate" || exit 2
 fi
+
+# Newer srun does not take this over from sbatch, and would leave a task one core.
+export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"
 
 readonly run_me_again=143 # 128 + SIGTERM; what launch.train ends with after it has saved
 restarts="${SLURM_RESTART_COUNT:-0}"

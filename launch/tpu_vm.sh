@@ -65,7 +65,10 @@ run() {
     local command
     # Quoted once for the shell of the host, whatever is in it.
     printf -v command '%q ' "$@"
-    on_all_hosts "cd $folder && . ../env/bin/activate && rm -f ../stopped
+    on_all_hosts "set -e
+        cd $folder
+        . ../env/bin/activate
+        rm -f ../stopped
         nohup bash -c $(printf '%q' "while true; do
             $command; code=\$?
             [ \$code = 143 ] && [ ! -e ../stopped ] || break

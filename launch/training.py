@@ -43,15 +43,10 @@ def train_from_config(settings: dict, workdir: Path) -> bool:
     data = settings["data"]
     videos = {split: read_token_dataset(data["directory"], split) for split in ("train", "test")}
     config = experiment.resolve(settings, videos["train"].tokenizer)
-    experiment.check_config(config)
     _check_source(data["directory"], videos["train"].metadata["source"], config["data"]["source"])
-    for section, make in (
-        ("run", RunConfig),
-        ("optimizer", OptimizerConfig),
-        ("mesh", sharding.make_mesh),
-    ):
-        experiment.check_settings(section, make, config[section])
-    run, optimizer_config = RunConfig(**config["run"]), OptimizerConfig(**config["optimizer"])
+    run, optimizer_config = _check_settings(config)
+    mesh = sharding.make_mesh(**config["mesh"])
+    _check_batch(mesh, data["batch_size"], optimizer_config.micro_batches)
     flow, optimizer = experiment.make_flow(config), make_optimizer(optimizer_config)
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     clips = {"clip_frames": data["clip_frames"], "batch_size": data["batch_size"], **share}
@@ -61,7 +56,6 @@ def train_from_config(settings: dict, workdir: Path) -> bool:
     eval_clips(videos["test"], **clips)  # its errors should not wait for the first evaluation
     experiment.claim_workdir(workdir, config)
 
-    mesh = sharding.make_mesh(**config["mesh"])
     init_key, train_key = jax.random.split(jax.random.key(config["seed"]))
     graphdef, state = init_state(experiment.model_builder(config), optimizer, init_key, mesh)
     logging.info(
@@ -97,6 +91,33 @@ def train_from_config(settings: dict, workdir: Path) -> bool:
     return finished
 
 
+def _check_settings(config: dict) -> tuple[RunConfig, OptimizerConfig]:
+    """The lengths and the optimiser of a resolved config whose settings all exist.
+
+    Raises:
+        ValueError: naming what does not.
+    """
+    experiment.check_config(config)
+    for section, make in (
+        ("run", RunConfig),
+        ("optimizer", OptimizerConfig),
+        ("mesh", sharding.make_mesh),
+    ):
+        experiment.check_settings(section, make, config[section])
+    return RunConfig(**config["run"]), OptimizerConfig(**config["optimizer"])
+
+
+def _check_batch(mesh: jax.sharding.Mesh, batch_size: int, micro_batches: int) -> None:
+    """Raises ValueError if a batch cannot be cut into parts and each part split over devices."""
+    ways = math.prod(mesh.shape[axis] for axis in sharding.BATCH[0])
+    if batch_size % (micro_batches * ways):
+        raise ValueError(
+            f"data.batch_size {batch_size} does not divide into {micro_batches} parts "
+            f"(optimizer.micro_batches) over {ways} devices (mesh data x fsdp); make it a multiple "
+            f"of {micro_batches * ways}"
+        )
+
+
 def _check_source(directory: str, made_from: dict, asked_for: dict) -> None:
     """Raises ValueError if a dataset says that it was made from something else than the config.
 
@@ -128,7 +149,8 @@ def describe(settings: dict, workdir: Path, hosts: Sequence[str]) -> str:
         Lines of text; none for processes other than the first.
 
     Raises:
-        ValueError: if the mesh does not cover the devices, or the settings make no model.
+        ValueError: if the mesh does not cover the devices, or a setting is none that could be
+            trained with.
     """
     experiment.check_settings("mesh", sharding.make_mesh, settings["mesh"])
     mesh = sharding.make_mesh(**settings["mesh"])
@@ -137,7 +159,11 @@ def describe(settings: dict, workdir: Path, hosts: Sequence[str]) -> str:
     if tokenizer is None:
         lines.append("state: unknown without a dataset or a codec, which say the codebook")
     else:
-        lines.append(_state_line(mesh, experiment.resolve(settings, tokenizer)))
+        config = experiment.resolve(settings, tokenizer)
+        _, optimizer = _check_settings(config)
+        experiment.make_flow(config)
+        _check_batch(mesh, settings["data"]["batch_size"], optimizer.micro_batches)
+        lines.append(_state_line(mesh, config))
     steps = [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
     last = f"goes on from step {max(steps)}" if steps else "has no checkpoint: starts at step 0"
     lines += [f"dataset: {found}", f"workdir: {workdir} {last}"]

@@ -191,6 +191,9 @@ def map_samples(mesh: Mesh, function: Callable) -> Callable:
     Returns:
         A function of the same arguments, B a multiple of `data` times `fsdp`.
     """
+    # All axes, unless the compiler is to split the function over one: kernels that bring a rule of
+    # their own for it (cuDNN's attention) cannot be where only some axes are taken care of.
+    axes = set(AXES if mesh.shape["tensor"] == 1 else BATCH[0])
 
     def mapped(params: Any, *samples: Any) -> Any:
         return jax.shard_map(
@@ -198,7 +201,7 @@ def map_samples(mesh: Mesh, function: Callable) -> Callable:
             mesh=mesh,
             in_specs=(P(), *(BATCH for _ in samples)),
             out_specs=BATCH,
-            axis_names=set(BATCH[0]),
+            axis_names=axes,
             check_vma=False,
         )(params, *samples)
 

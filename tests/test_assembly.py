@@ -143,12 +143,12 @@ def test_failed_items_are_tried_again(tmp_path):
     good = write_video(root / "a.mp4", moving(20))
     write_video(root / "b.mp4", moving(20, phase=1))
     (root / "bad.mp4").write_bytes(b"")
-    summary, _ = run(root, tmp_path / "out")
+    summary, _ = run(root, tmp_path / "out", test_fraction=0)
     assert summary.counts["failed"] == 1
     (root / "bad.mp4").write_bytes(good.read_bytes())
     shutil.rmtree(tmp_path / "out")
     encoder = MeanEncoder()
-    summary, manifest = run(root, tmp_path / "out", encoder=encoder)
+    summary, manifest = run(root, tmp_path / "out", test_fraction=0, encoder=encoder)
     assert summary.counts == {"written": 3}
     assert encoder.calls == 1 + 5
     assert manifest["bad.mp4"]["sha256"] == manifest["a.mp4"]["sha256"]

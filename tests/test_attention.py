@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maskflow_jax import sharding
 from maskflow_jax.models import attention
 
 
@@ -41,11 +42,11 @@ def test_attention_is_its_definition(dtype):
 @pytest.fixture
 def gpu(monkeypatch):
     """A process that takes itself for one with a GPU; returns how often a kernel is asked for."""
-    asked = []
+    asked, forget = [], attention.probe.cache_clear
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    attention.probe.cache_clear()
+    forget()
     yield monkeypatch, asked
-    attention.probe.cache_clear()
+    forget()
 
 
 def test_the_probe_takes_cudnn_where_it_compiles_and_asks_once(gpu):
@@ -80,6 +81,28 @@ def test_a_bug_in_the_probe_is_not_taken_for_a_refusal(gpu):
     monkeypatch.setattr(attention, "_attend", lambda *_: {}["missing"])
     with pytest.raises(KeyError):
         attention.probe((64, 16, 4, 8), 16, "bfloat16", False)
+
+
+@pytest.mark.parametrize(("tensor", "expected"), [(1, ["cudnn"]), (2, [])])
+def test_samples_that_are_mapped_over_some_axes_only_take_xla(gpu, tensor, expected):
+    """There cuDNN's own rule of how it is split cannot be asked, and jax ends in an error."""
+    monkeypatch, asked = gpu
+    monkeypatch.setattr(attention, "probe", lambda *_: "cudnn")
+
+    def record(query, key, value, mask, implementation):
+        asked.append(implementation)
+        return query
+
+    monkeypatch.setattr(attention, "_attend", record)
+    mesh = jax.sharding.AbstractMesh(
+        (1, 1, tensor), sharding.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3
+    )
+    attend = sharding.map_samples(mesh, lambda _, query: attention.attend(query, query, query))
+    jax.eval_shape(attend, jnp.zeros(()), example("bfloat16")[0])
+    assert [name for name in asked if name == "cudnn"] == expected
+    asked.clear()
+    attention.attend(*example("bfloat16")[:3])
+    assert asked == ["cudnn"]
 
 
 def test_the_choice_can_be_overridden(monkeypatch):

@@ -18,7 +18,7 @@ CONFIG = {**tiny.resolved_config(), "sampling": {"context_frames": 1}}
 def measured():
     with tiny.quick_compilation():
         benchmark = benchmarking.Benchmark(CONFIG, batch_size=2, repeats=2)
-        host = measure_host(CONFIG, benchmark.state, batch_size=2)
+        host, benchmark.state = measure_host(CONFIG, benchmark.state, batch_size=2)
         return benchmark.run(), host
 
 

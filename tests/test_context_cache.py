@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 from laws import quick_jit, sample_keys
-from tiny import random_params
+from tiny import random_params, resolved_config
 
+from launch import rollouts
+from launch.rollouts import make_chunk_sampler
 from maskflow_jax.flow.schedules import make_schedule
 from maskflow_jax.models.latte import Latte, LatteConfig
 from maskflow_jax.sampling.samplers import SamplerConfig, make_window_sampler
@@ -165,7 +167,34 @@ def rows_in_loop(jaxpr):
     return rows
 
 
-@pytest.mark.parametrize("settings", [{"guidance_weight": 1.0}, {"context_time": 0.9}])
-def test_a_context_that_changes_cannot_be_cached(settings):
-    with pytest.raises(ValueError, match="context_cache cannot keep it"):
+@pytest.mark.parametrize("context_cache", [True, False])
+def test_a_cache_holds_all_of_a_larger_context(monkeypatch, context_cache):
+    """The last window's, often: its frames beyond the usual context are clean like the others."""
+    built = []
+
+    def record(*_, context_frames, **__):
+        built.append(context_frames)
+        return lambda network, keys, tokens, known, stage: (tokens, None)
+
+    monkeypatch.setattr(rollouts, "make_window_sampler", record)
+    config = {**resolved_config(), "data": {"clip_frames": T}}
+    sampler = SamplerConfig(context_cache=context_cache)
+    graphdef, params = nnx.split(nnx.Linear(1, 1, rngs=nnx.Rngs(0)))
+    sample_chunk = make_chunk_sampler(graphdef, config, sampler, 2)
+    tokens = np.zeros((B, T, SIDE, SIDE), np.int32)
+    for context in (1, 2, 4):
+        sample_chunk(params, sample_keys(0, B), tokens, tokens == 0, rollouts.Window(context, 1))
+    assert built == ([1, 2, 4] if context_cache else [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"guidance_weight": 1.0}, "context_cache cannot keep it"),
+        ({"context_time": 0.9}, "context_cache cannot keep it"),
+        ({"independent_time": 1.0}, "all frames are told to be clean"),
+    ],
+)
+def test_what_a_cache_cannot_go_with_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
         SamplerConfig(context_cache=True, **settings)

@@ -20,6 +20,7 @@ from maskflow_jax.flow.schedules import quadratic
 from maskflow_jax.flow.weighting import WEIGHTINGS, snr
 from maskflow_jax.training import experiment
 from maskflow_jax.training.loop import held_out
+from maskflow_jax.training.objective import Layout, weighted_head_loss
 from maskflow_jax.training.state import init_state
 from maskflow_jax.training.steps import TIME_BINS, make_eval_step, make_train_step
 
@@ -177,6 +178,31 @@ def test_clean_frames_among_others_leave_the_loss_finite(world, weighting):
     metrics = run_recorder(world, flow)
     assert 0 < metrics["masked"] < 0.25
     assert np.isfinite(metrics["loss"]) and metrics["loss"] > 0
+
+
+def test_a_clean_frame_may_weigh_infinitely_much(world):
+    times = jnp.tile(jnp.array([1.0, 0.3, 1.0, 0.5]), (4, 1))
+    flow = dataclasses.replace(
+        world.flow, frame_times=lambda *_: times, weigh=lambda t: 1 / (1 - t)
+    )
+    metrics = run_recorder(world, flow)
+    assert np.isfinite(metrics["loss"])
+    assert np.isfinite(metrics["grad_norm"])
+
+
+def test_the_loss_can_be_differentiated_by_its_weights():
+    layout = Layout(sharding.make_mesh(), 1)
+    keys = jax.random.split(jax.random.key(0), 4)
+    features, kernel = jax.random.normal(keys[0], (1, 2, 3, 5)), jax.random.normal(keys[1], (5, 8))
+    targets = jax.random.randint(keys[2], (1, 2, 3, 2), 0, 4)
+    counted = jax.random.bernoulli(keys[3], 0.5, targets.shape)
+
+    def loss(weights):
+        return weighted_head_loss(layout, features, kernel, jnp.zeros(8), targets, counted, weights)
+
+    gradient, positions = jax.grad(loss, has_aux=True)(jnp.ones(targets.shape))
+    np.testing.assert_allclose(gradient, positions.cross_entropy)
+    assert np.any(gradient)
 
 
 def test_every_position_counts_without_mask_ce(world):

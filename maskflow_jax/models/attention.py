@@ -2,7 +2,8 @@
 
 The flash kernel never writes the score matrix to memory, but it exists for bfloat16 on GPUs only,
 and not for every shape and version. So the choice "auto" compiles the very shapes that are asked
-for, once in a process, and takes XLA's path where that fails, saying why.
+for, once in a process, and takes XLA's path where that fails, saying why, or where the kernel
+cannot be: inside a `shard_map` over some of a mesh's axes.
 """
 
 import functools
@@ -10,6 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from absl import logging
+from jax.sharding import AxisType
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 
@@ -38,8 +40,21 @@ def attend(
         [B, L, h, d].
     """
     if implementation == "auto":
-        implementation = probe(query.shape, key.shape[1], query.dtype.name, mask is not None)
+        if _partly_mapped():
+            implementation = "xla"
+        else:
+            implementation = probe(query.shape, key.shape[1], query.dtype.name, mask is not None)
     return _attend(query, key, value, mask, implementation)
+
+
+def _partly_mapped() -> bool:
+    """Whether a `shard_map` around this leaves some axes to the compiler.
+
+    cuDNN's kernel says itself how it is split, which jax allows outside of a `shard_map` and within
+    one of all axes.
+    """
+    kinds = set(jax.sharding.get_abstract_mesh().axis_types)
+    return AxisType.Manual in kinds and len(kinds) > 1
 
 
 def _attend(query, key, value, mask, implementation: str) -> jax.Array:

@@ -9,7 +9,7 @@ logits of a whole video.
 Frames that do not change while others are sampled can be run once: `context_cache` keeps their keys
 and values in the temporal blocks, and `features` of the other frames attends to them. The cached
 frames have then not seen the others, which is exact for a network whose clean frames attend to
-clean frames only (`isolated_context`), and an approximation for any other.
+clean frames only (`isolated_context`) if no other frame is clean, and an approximation otherwise.
 
 Sources: Ma et al. 2024 (Latte); Peebles & Xie 2023 (DiT); MaskFlow, section 3 (per-frame times).
 """

@@ -28,7 +28,7 @@ class Window(NamedTuple):
         finished: frames after them that are finished by it, and leave.
         carried: frames after those that stay as they are, half revealed, for the next window;
             all others are dropped.
-        stage: which of the sampler's matrices it runs (`samplers.Sampler`).
+        stage: which of the sampler's matrices it runs (`sampler_table.Sampler`).
     """
 
     context: int

@@ -61,7 +61,9 @@ class SamplerConfig:
         guidance_steps: guides this many first steps of a window (rolling: of every shift), at 3
             network passes each; None guides all. Not for pyramid, whose frames start in turn.
         context_cache: runs a window's context once instead of at every step (`network`). An
-            approximation, but exact for a network trained with `isolated_context`.
+            approximation, but exact for a network trained with `isolated_context`, as long as the
+            context's frames are the window's only clean ones (they are not with a known end, nor in
+            pyramid).
         frame_block: frames whose logits exist at one time.
     """
 
@@ -109,6 +111,11 @@ class SamplerConfig:
             problems.append(
                 "guidance_weight and context_time show another context at every step, so "
                 "context_cache cannot keep it; leave one of them out"
+            )
+        if self.context_cache and self.independent_time == 1.0:
+            problems.append(
+                "with independent_time 1 all frames are told to be clean, and the cached context "
+                "would have had to see them; leave one of the two out"
             )
         if problems:
             raise ValueError("sampler settings: " + "; ".join(problems))

@@ -104,6 +104,7 @@ class Codec:
         network = {key: value for key, value in params.items() if key != "codebook"}
         network = jax.tree.map(lambda x: np.asarray(x, jnp.dtype(dtype)), network)
         everywhere = NamedSharding(_mesh(devices), PartitionSpec())
+        self._split = NamedSharding(_mesh(devices), PartitionSpec("frames"))
         self._params = jax.device_put({**network, "codebook": self._codebook}, everywhere)
 
     @classmethod
@@ -154,6 +155,10 @@ class Codec:
         """The code vectors, float32 [K, C]."""
         return self._codebook
 
+    def _place(self, batch: np.ndarray) -> jax.Array:
+        """Splits a batch over the devices; of several processes, jit does not for NumPy arrays."""
+        return jax.device_put(batch, self._split)
+
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Encodes frames.
 
@@ -168,7 +173,7 @@ class Codec:
         """
         batching.check_frames(frames, self.identity)
         return batching.in_batches(
-            lambda batch: self._encode(self._params, batch), frames, self.batch_size
+            lambda batch: self._encode(self._params, self._place(batch)), frames, self.batch_size
         )
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
@@ -186,7 +191,7 @@ class Codec:
         tokens = np.asarray(tokens)
         batching.check_tokens(tokens, self.identity)
         return batching.in_batches(
-            lambda batch: self._decode(self._params, batch),
+            lambda batch: self._decode(self._params, self._place(batch)),
             tokens.astype(np.int32),
             self.batch_size,
         )
@@ -215,12 +220,8 @@ def _compiled(config: VQGANConfig, dtype: np.dtype, devices: list) -> tuple:
         with jax.default_matmul_precision("highest"):
             return to_uint8(model.decode(quantised.astype(dtype)).astype(jnp.float32))
 
-    def compiled(function):
-        run = jax.jit(function, in_shardings=(whole, split), out_shardings=split)
-        # Where there are several processes, jit splits no numpy array, not even over local devices.
-        return lambda params, batch: run(params, jax.device_put(batch, split))
-
-    return compiled(encode), compiled(decode)
+    settings = {"in_shardings": (whole, split), "out_shardings": split}
+    return jax.jit(encode, **settings), jax.jit(decode, **settings)
 
 
 def _kind(settings: Path) -> str | None:

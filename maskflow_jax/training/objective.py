@@ -46,24 +46,31 @@ def weighted_head_loss(layout: Layout, features, kernel, bias, targets, counted,
         weights: float32 [B, T, N, P].
 
     Returns:
-        The sum, float32, whose gradients with respect to features, kernel and bias are known, and
-        `losses.HeadLoss` of [B, T, N, P], which has none.
+        The sum over counted positions, float32, which can be differentiated, and `losses.HeadLoss`
+        of [B, T, N, P], which has no gradients.
     """
     loss, _ = _on_mesh(layout, features, kernel, bias, targets, counted, None)
-    return jnp.sum(weights * loss.cross_entropy), loss
+    return _weighted(loss, counted, weights), loss
+
+
+def _weighted(loss, counted, weights):
+    # Not a product alone: a frame in which nothing is masked may weigh infinitely much.
+    return jnp.sum(jnp.where(counted, weights * loss.cross_entropy, 0.0))
 
 
 def _forward(layout, features, kernel, bias, targets, counted, weights):
     loss, gradients = _on_mesh(layout, features, kernel, bias, targets, counted, weights)
     # Of the features' own type, as jax wants its cotangents.
     gradients = gradients._replace(features=gradients.features.astype(features.dtype))
-    return (jnp.sum(weights * loss.cross_entropy), loss), gradients
+    return (_weighted(loss, counted, weights), loss), (gradients, loss.cross_entropy)
 
 
-def _backward(layout, gradients, cotangents):
+def _backward(layout, residuals, cotangents):
     del layout
+    gradients, cross_entropy = residuals
     scale = cotangents[0]
-    return (*((scale * g).astype(g.dtype) for g in gradients), None, None, None)
+    by_head = ((scale * g).astype(g.dtype) for g in gradients)
+    return *by_head, None, None, scale * cross_entropy
 
 
 weighted_head_loss.defvjp(_forward, _backward)
