@@ -75,10 +75,11 @@ def export_checkpoint(workdir: Path, out: Path) -> None:
     Raises:
         FileNotFoundError: if the folder is no run's.
         ImportError: if torch is needed and missing.
-        ValueError: for another suffix.
+        ValueError: for another suffix, or weights of another format.
         CheckpointError: if there is no checkpoint that can be read.
     """
     config = experiment.read_config(workdir)
+    experiment.check_weights_format(config)
     latte = experiment.make_latte_config(config)
     abstract = abstract_params(experiment.model_builder(config), sharding.make_mesh())
     checkpoints = Checkpoints(workdir)

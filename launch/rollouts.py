@@ -63,9 +63,11 @@ def load_run(workdir: Path, mesh: jax.sharding.Mesh | None = None) -> Run:
 
     Raises:
         FileNotFoundError: if the folder is no run's.
+        ValueError: if its weights have another format.
         CheckpointError: if it has no checkpoint that can be read.
     """
     config = experiment.read_config(workdir)
+    experiment.check_weights_format(config)
     build = experiment.model_builder(config)
     checkpoints = Checkpoints(workdir)
     params = checkpoints.restore_ema_params(abstract_params(build, mesh or sharding.make_mesh()))

@@ -11,6 +11,8 @@ import pytest
 from tiny import TOKENIZER, resolved_config
 
 from configs import maze
+from launch.importing import export_checkpoint
+from launch.rollouts import load_run
 from maskflow_jax.flow.frame_times import FRAME_TIMES
 from maskflow_jax.training import experiment
 
@@ -126,7 +128,26 @@ def test_unknown_model_settings_are_named(model, message):
 
 def test_resolved_configs_are_json():
     config = experiment.resolve({"mesh": {"shape": (1, 2)}}, {"grid": (4, 4)})
-    assert config == {"mesh": {"shape": [1, 2]}, "tokenizer": {"grid": [4, 4]}}
+    assert config == {
+        "mesh": {"shape": [1, 2]},
+        "tokenizer": {"grid": [4, 4]},
+        "weights_format": experiment.WEIGHTS_FORMAT,
+    }
+
+
+def test_weights_of_another_format_are_refused(tmp_path):
+    """Where they are read, and where a run would go on from them."""
+    config = full_config()
+    experiment.check_weights_format(config)
+    older = {name: value for name, value in config.items() if name != "weights_format"}
+    with pytest.raises(ValueError, match=r"format 1, this version reads 2; export them"):
+        experiment.check_weights_format(older)
+    begin(tmp_path, older)
+    for read in (load_run, lambda workdir: export_checkpoint(workdir, tmp_path / "x.safetensors")):
+        with pytest.raises(ValueError, match="the run's weights have format 1"):
+            read(tmp_path)
+    with pytest.raises(ValueError, match=r"weights_format: '\(none\)' in the folder, 2 in this"):
+        experiment.claim_workdir(tmp_path, config)
 
 
 def begin(workdir, config):

@@ -238,3 +238,21 @@ def test_grid_that_patches_cannot_tile_is_refused():
 def test_named_sizes_are_the_published_ones():
     assert set(VARIANTS) == {"S", "B", "L", "XL"}
     assert latte_config("XL/2", codebook_size=16).depth == 28
+
+
+def test_programs_do_not_grow_with_depth():
+    """The gradient of twelve blocks has as many operations to compile as that of four."""
+
+    def size(depth):
+        config = LatteConfig(**{**vars(TINY), "depth": depth})
+        graphdef, params = nnx.split(nnx.eval_shape(lambda: Latte(config, nnx.Rngs(0))))
+        tokens = jnp.zeros((1, 2, 4, 4), jnp.int32)
+
+        def loss(params):
+            model = nnx.merge(graphdef, params)
+            wanted = model.features(tokens, jnp.ones((1, 2)), num_wanted=1)
+            return jnp.sum(model.features(tokens, jnp.ones((1, 2)))) + jnp.sum(wanted)
+
+        return str(jax.make_jaxpr(jax.grad(loss))(params)).count("\n")
+
+    assert size(4) == size(12)

@@ -32,7 +32,11 @@ SECTIONS = {
     "flow": ("schedule", "frame_times", "weighting", "mask_ce", "frame_block"),
     "sampling": ("context_frames", "sampler"),
 }
-NAMES = ("seed", "model", "optimizer", "run", "mesh", "tokenizer", *SECTIONS)
+NAMES = ("seed", "weights_format", "model", "optimizer", "run", "mesh", "tokenizer", *SECTIONS)
+
+# Raised when saved weights would be read as something else: 2 has queries, keys and values head by
+# head.
+WEIGHTS_FORMAT = 2
 
 # Settings that say how long a run lasts, where it runs and what it shows, not what it learns. The
 # places of dataset and codec are free because their contents are checked.
@@ -43,8 +47,24 @@ FREE_SETTINGS = re.compile(
 
 
 def resolve(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns an experiment's settings into JSON values and adds the tokenizer's identity."""
-    return json.loads(json.dumps({**config, "tokenizer": dict(tokenizer)}))
+    """Turns an experiment's settings into JSON values, and adds the tokenizer and the format."""
+    added = {"weights_format": WEIGHTS_FORMAT, "tokenizer": dict(tokenizer)}
+    return json.loads(json.dumps({**config, **added}))
+
+
+def check_weights_format(config: Mapping[str, Any]) -> None:
+    """Checks that a run's weights are what they are taken for.
+
+    Raises:
+        ValueError: if an earlier version of this package saved them in another order.
+    """
+    found = config.get("weights_format", 1)
+    if found != WEIGHTS_FORMAT:
+        raise ValueError(
+            f"the run's weights have format {found}, this version reads {WEIGHTS_FORMAT}; export "
+            "them with the version that saved them (launch.export_checkpoint) and import the file "
+            "with this one, or train anew"
+        )
 
 
 def make_latte_config(config: Mapping[str, Any]) -> LatteConfig:
