@@ -59,6 +59,8 @@ class Checkpoints:
         self._step: int | None = None  # of the newest save
         self._failed: Exception | str | None = None  # how it failed
         self._failures = 0  # saves that failed in a row, this one not counted yet
+        # Threads of a failed save may make its folder anew after it was deleted: look again later.
+        self._any_failed = False
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
@@ -121,6 +123,8 @@ class Checkpoints:
             CheckpointError: if it failed.
         """
         self._finish()
+        if self._any_failed:
+            self._delete_unfinished()
         if self._failed is not None:
             error, self._failed = self._failed, None
             raise self._not_saved(error) from (error if isinstance(error, Exception) else None)
@@ -140,6 +144,7 @@ class Checkpoints:
             self._failures = 0
             return
         self._failures += 1
+        self._any_failed = True
         error = self._failed or f"processes {failed.tolist()} could not write their part"
         self._failed = None
         self._delete_unfinished()  # a full disk has its room back
