@@ -43,7 +43,8 @@ class SampleFolder:
 
     Args:
         out: the folder; made if missing.
-        settings: all that decides what the samples are, JSON values.
+        settings: all that decides what the samples are, JSON values; `contexts` among them is a
+            list with what each one goes on from.
         num_samples: how many there will be; more than at first is more of the same.
 
     Raises:

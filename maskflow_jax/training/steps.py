@@ -231,8 +231,8 @@ def make_eval_step(graphdef: nnx.GraphDef, flow: Flow, mesh: jax.sharding.Mesh) 
     Returns:
         `eval_step(params, key, tokens, valid) -> sums`, jitted: for every one of `TIME_BINS` equal
         bins of the frame's time, the summed cross-entropy, correct predictions and masked tokens,
-        as `TimeSums`. Clips where `valid` [B] is False do not count. Times are
-        drawn per frame, whatever the model was trained on, so that runs compare.
+        as `TimeSums`. Clips where `valid` [B] is False do not count. Times are drawn per frame,
+        whatever the model was trained on, so that runs compare.
     """
     layout = Layout(mesh, flow.frame_block)
 
