@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from launch import benchmark_report, benchmarking, memory_plan
 from launch.host_speed import measure_host
 from launch.startup import start
-from maskflow_jax.training import experiment
+from maskflow_jax.training import trainer
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment settings.", lock_config=True)
 _OUT = flags.DEFINE_string("out", "benchmark", "Result files, without suffix.")
@@ -41,8 +41,8 @@ def main(_) -> None:
         "grid": [_GRID.value] * 2,
         "frame_size": 8 * _GRID.value,
     }
-    config = experiment.resolve(_CONFIG.value.to_dict(), tokenizer)
-    experiment.check_config(config)
+    config = trainer.resolve(_CONFIG.value.to_dict(), tokenizer)
+    trainer.check_config(config)
     if _MEMORY.value:
         batches = [int(batch) for batch in _MEMORY.value]
         logging.info("train step:\n%s", memory_plan.table(config, batches))

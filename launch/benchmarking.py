@@ -15,10 +15,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from maskflow_jax import sharding
-from maskflow_jax.models import flops
+from maskflow_jax.parallel import sharding
+from maskflow_jax.profiling import flops
 from maskflow_jax.sampling.samplers import SamplerConfig, make_window_sampler
-from maskflow_jax.training import experiment
+from maskflow_jax.training import trainer
 from maskflow_jax.training.optimizer import OptimizerConfig, make_optimizer
 from maskflow_jax.training.state import init_state
 from maskflow_jax.training.steps import make_train_step
@@ -128,13 +128,13 @@ class Benchmark:
 
     def __init__(self, config: dict[str, Any], *, batch_size: int, repeats: int):
         self.config, self.batch_size, self.repeats = config, batch_size, repeats
-        self.latte = experiment.make_latte_config(config)
+        self.latte = trainer.make_latte_config(config)
         self.frames, self.grid = config["data"]["clip_frames"], config["tokenizer"]["grid"]
-        self.flow = experiment.make_flow(config)
+        self.flow = trainer.make_flow(config)
         self.settings = OptimizerConfig(**config["optimizer"])
         self.mesh = sharding.make_mesh(**config.get("mesh", {}))
         self.graphdef, self.state = init_state(
-            experiment.model_builder(config),
+            trainer.model_builder(config),
             make_optimizer(self.settings),
             jax.random.key(0),
             self.mesh,

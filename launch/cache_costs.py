@@ -9,12 +9,12 @@ import numpy as np
 from flax import nnx
 
 from launch.rollouts import Run, make_chunk_sampler
+from maskflow_jax.data.dataset import TokenVideos
 from maskflow_jax.data.pipeline import eval_clips
-from maskflow_jax.data.token_dataset import TokenVideos
 from maskflow_jax.evaluation.likelihood import context_cross_entropy
 from maskflow_jax.sampling.rollout import Window
 from maskflow_jax.sampling.samplers import SamplerConfig
-from maskflow_jax.training import experiment
+from maskflow_jax.training import trainer
 
 REPEATS = 3  # timed chunks, after one that is not
 
@@ -93,7 +93,7 @@ def compare(
 
 def _sums(run: Run, batches: list, context_frames: int, cached: bool) -> np.ndarray:
     """Cross-entropy and number of masked tokens of every clip, [clips, 2]."""
-    schedule = experiment.make_flow(run.config).schedule
+    schedule = trainer.make_flow(run.config).schedule
 
     @jax.jit
     def measure(params, key, tokens, valid):

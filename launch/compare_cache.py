@@ -18,7 +18,7 @@ from launch.cache_costs import as_markdown, compare
 from launch.rollouts import load_run
 from launch.sampling_jobs import local_mesh
 from launch.startup import start
-from maskflow_jax.data.token_dataset import check_tokenizer, read_token_dataset
+from maskflow_jax.data.dataset import check_tokenizer, read_token_dataset
 
 _WORKDIRS = flags.DEFINE_multi_string("workdir", None, "Folder of a trained run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Result files, without suffix.", required=True)

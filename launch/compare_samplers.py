@@ -17,9 +17,9 @@ from absl import app, flags, logging
 from launch.comparing import Arena, as_markdown, compare, parse
 from launch.rollouts import load_run
 from launch.startup import start
-from maskflow_jax.data.token_dataset import check_tokenizer, read_token_dataset
+from maskflow_jax.data.dataset import check_tokenizer, read_token_dataset
 from maskflow_jax.evaluation.token_statistics import code_groups
-from maskflow_jax.tokenizers.codec import Codec
+from maskflow_jax.tokenizers.tokenizer import Codec
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the trained run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Result files, without suffix.", required=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from launch.rollouts import Run, change_sampler, extend, make_chunk_sampler
-from maskflow_jax.data.token_dataset import TokenVideos
+from maskflow_jax.data.dataset import TokenVideos
 from maskflow_jax.evaluation.token_statistics import TokenStatistics, distance, token_statistics
 from maskflow_jax.sampling.rollout import Plan
 from maskflow_jax.sampling.samplers import SamplerConfig, plan_rollout

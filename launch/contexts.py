@@ -6,9 +6,9 @@ import numpy as np
 from absl import logging
 
 from launch.rollouts import Run
-from maskflow_jax import video_io
-from maskflow_jax.data.token_dataset import check_tokenizer, read_token_dataset
-from maskflow_jax.tokenizers.codec import Codec
+from maskflow_jax.data.dataset import check_tokenizer, read_token_dataset
+from maskflow_jax.io import video_files
+from maskflow_jax.tokenizers.tokenizer import Codec
 
 
 def frames_per_second(run: Run, directory: str | None) -> float:
@@ -71,7 +71,7 @@ def contexts_from_file(
     Raises:
         ValueError: if the file cannot be read or is too short.
     """
-    pixels, file_fps = video_io.read_video(path)
+    pixels, file_fps = video_files.read_video(path)
     # From one end, so that the new frames join the file's last, or first, frame.
     offsets = np.round(np.arange(frames) * file_fps / fps).astype(int)
     picked = offsets if first else len(pixels) - 1 - offsets[::-1]
@@ -82,5 +82,5 @@ def contexts_from_file(
         )
     end, seconds = ("first" if first else "last"), (picked[-1] - picked[0] + 1) / file_fps
     logging.info("context: the %s %.2f s of %s", end, seconds, path)
-    square = video_io.square_frames(pixels[picked], codec.config.frame_size)
+    square = video_files.square_frames(pixels[picked], codec.config.frame_size)
     return np.repeat(codec.encode(square)[None], count, axis=0), fps

@@ -22,10 +22,10 @@ from launch.rollouts import extend, load_run, make_chunk_sampler
 from launch.startup import start
 from launch.tokenizing import write_dataset
 from launch.training import train_from_config
-from maskflow_jax.data.token_dataset import read_token_dataset
+from maskflow_jax.data.dataset import read_token_dataset
 from maskflow_jax.sampling.rollout import Plan
 from maskflow_jax.sampling.samplers import SamplerConfig, plan_rollout
-from maskflow_jax.tokenizers.codec import Codec
+from maskflow_jax.tokenizers.tokenizer import Codec
 
 _SMOKE = flags.DEFINE_bool("smoke", False, "Seconds of training instead of minutes.")
 _OUT = flags.DEFINE_string("out", "demo_output", "Folder of the results.")

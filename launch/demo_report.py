@@ -8,13 +8,13 @@ import jax
 import numpy as np
 from absl import logging
 
-from maskflow_jax import video_io
+from maskflow_jax.data.dataset import TokenVideos, read_token_dataset
 from maskflow_jax.data.pipeline import eval_clips
-from maskflow_jax.data.token_dataset import TokenVideos, read_token_dataset
 from maskflow_jax.evaluation import baselines
+from maskflow_jax.io import video_files
 from maskflow_jax.sampling.rollout import Plan
-from maskflow_jax.tokenizers.codec import Codec
-from maskflow_jax.training.experiment import read_config
+from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.training.trainer import read_config
 
 STRIP_FRAMES = 16  # columns of the strip: the context, then frames spread over the video
 
@@ -53,21 +53,21 @@ def write_videos(
     """Writes demo.mp4, demo.gif and strip.png from generated tokens [B, L, h, w]."""
     generated = [codec.decode(video) for video in tokens]
     real = [codec.decode(videos[i]["tokens"][: plan.video_length]) for i in range(len(tokens))]
-    rows = [video_io.side_by_side(pair, gap=4) for pair in zip(generated, real, strict=True)]
+    rows = [video_files.side_by_side(pair, gap=4) for pair in zip(generated, real, strict=True)]
     fps = videos[0]["fps"]
-    video_io.write_mp4(out / "demo.mp4", np.concatenate(rows, axis=1), fps, upscale=3)
-    video_io.write_gif(out / "demo.gif", np.concatenate(rows, axis=1), fps, upscale=2)
+    video_files.write_mp4(out / "demo.mp4", np.concatenate(rows, axis=1), fps, upscale=3)
+    video_files.write_gif(out / "demo.gif", np.concatenate(rows, axis=1), fps, upscale=2)
     later = np.linspace(
         plan.known_at_start, plan.video_length - 1, STRIP_FRAMES - plan.known_at_start
     )
     shown = [*range(plan.known_at_start), *later.round().astype(int)]
-    strip = video_io.frame_grid(
+    strip = video_files.frame_grid(
         [video[shown] for pair in zip(generated, real, strict=True) for video in pair],
         marked=range(plan.known_at_start),
         gap=2,
         upscale=2,
     )
-    video_io.write_png(out / "strip.png", strip)
+    video_files.write_png(out / "strip.png", strip)
 
 
 def write_summary(

@@ -12,7 +12,7 @@ from absl import flags, logging
 # Of the private part of jax: the only place that says where the coordinator is before connecting.
 from jax._src import clusters
 
-from maskflow_jax.distributed import Launch, RendezvousError, connect
+from maskflow_jax.parallel.processes import Launch, RendezvousError, connect
 
 # In this order: mpirun within a SLURM job leaves the variables of both, and started the process.
 LAUNCHERS = ("openmpi", "slurm", "tpu", "kubernetes")

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from maskflow_jax import sharding
+from maskflow_jax.data.dataset import read_token_dataset, write_token_dataset
 from maskflow_jax.data.pipeline import clip_batches
-from maskflow_jax.data.token_dataset import read_token_dataset, write_token_dataset
+from maskflow_jax.parallel import sharding
 
 NUM_VIDEOS, CLIPS_PER_VIDEO = 16, 4  # of the dataset that is read
 WARM_UP, BATCHES = 8, 50

@@ -9,8 +9,8 @@ Needs h5py (`pip install ".[hdf5]"`). Every video is checked before anything is 
 from absl import app, flags, logging
 
 from launch.startup import start
-from maskflow_jax.data import hdf5_tokens
-from maskflow_jax.tokenizers.codec import Codec
+from maskflow_jax.data.sources import hdf5_tokens
+from maskflow_jax.tokenizers.tokenizer import Codec
 
 _FILE = flags.DEFINE_string("file", None, "HDF5 file.", required=True)
 _DIRECTORY = flags.DEFINE_string("directory", None, "Dataset to write.", required=True)

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from maskflow_jax import sharding
-from maskflow_jax.data.token_dataset import read_token_dataset
+from maskflow_jax.data.dataset import read_token_dataset
+from maskflow_jax.io.torch_files import StateDict, TorchFile, read_torch_file, write_state_dict
 from maskflow_jax.models import latte_torch
 from maskflow_jax.models.latte import LatteConfig
-from maskflow_jax.tokenizers.codec import Codec
-from maskflow_jax.torch_files import StateDict, TorchFile, read_torch_file, write_state_dict
-from maskflow_jax.training import experiment
+from maskflow_jax.parallel import sharding
+from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.training import trainer
 from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.optimizer import OptimizerConfig, make_optimizer
 from maskflow_jax.training.state import abstract_params, state_from_weights
@@ -47,7 +47,7 @@ def import_checkpoint(
     if any((workdir / "checkpoints").glob("[0-9]*")):
         raise FileExistsError(f"{workdir} has checkpoints already; choose another --workdir")
     config = _resolve(settings, codec)
-    latte = experiment.make_latte_config(config)
+    latte = trainer.make_latte_config(config)
     optimizer = make_optimizer(OptimizerConfig(**config["optimizer"]))
     file = read_torch_file(checkpoint)
     model, average = _weights(file)
@@ -56,7 +56,7 @@ def import_checkpoint(
     ema_params = params if average is model else _convert(average, latte, checkpoint)
     step = _step(file) if keep_step else 0
     state = state_from_weights(params, ema_params, optimizer, sharding.make_mesh(), step=step)
-    experiment.claim_workdir(workdir, config)
+    trainer.claim_workdir(workdir, config)
     checkpoints = Checkpoints(workdir)
     origin = {"file": checkpoint.name, "sections": list(file.sections), "numbers": file.numbers}
     checkpoints.save_imported(state, config, origin)
@@ -78,10 +78,10 @@ def export_checkpoint(workdir: Path, out: Path) -> None:
         ValueError: for another suffix, or weights of another format.
         CheckpointError: if there is no checkpoint that can be read.
     """
-    config = experiment.read_config(workdir)
-    experiment.check_weights_format(config)
-    latte = experiment.make_latte_config(config)
-    abstract = abstract_params(experiment.model_builder(config), sharding.make_mesh())
+    config = trainer.read_config(workdir)
+    trainer.check_weights_format(config)
+    latte = trainer.make_latte_config(config)
+    abstract = abstract_params(trainer.model_builder(config), sharding.make_mesh())
     checkpoints = Checkpoints(workdir)
     step, params, ema_params = checkpoints.restore_weights(abstract)
     checkpoints.close()
@@ -114,9 +114,9 @@ def _resolve(settings: dict, codec: str | None) -> dict:
             raise FileNotFoundError(
                 f"no dataset at {directory} to take the tokenizer's identity from; pass --codec"
             ) from error
-    config = experiment.resolve(settings, tokenizer)
-    experiment.check_config(config)
-    experiment.check_settings("optimizer", OptimizerConfig, config["optimizer"])
+    config = trainer.resolve(settings, tokenizer)
+    trainer.check_config(config)
+    trainer.check_settings("optimizer", OptimizerConfig, config["optimizer"])
     return config
 
 

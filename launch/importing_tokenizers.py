@@ -7,11 +7,11 @@ from typing import Any
 import yaml
 from absl import logging
 
+from maskflow_jax.io.torch_files import StateDict, read_torch_file
 from maskflow_jax.tokenizers import vqgan_configs
-from maskflow_jax.tokenizers.codec import Codec, save_tokenizer
+from maskflow_jax.tokenizers.tokenizer import Codec, save_tokenizer
 from maskflow_jax.tokenizers.vqgan import VQGANConfig, parameter_count
 from maskflow_jax.tokenizers.vqgan_torch import autoencoder_weights, from_torch
-from maskflow_jax.torch_files import StateDict, read_torch_file
 
 
 def import_tokenizer(

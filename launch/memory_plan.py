@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from maskflow_jax import sharding
-from maskflow_jax.training import experiment
+from maskflow_jax.parallel import sharding
+from maskflow_jax.training import trainer
 from maskflow_jax.training.optimizer import OptimizerConfig, make_optimizer
 from maskflow_jax.training.state import abstract_state
 from maskflow_jax.training.steps import make_train_step
@@ -50,8 +50,8 @@ def plan_train_step(config: dict[str, Any], batch_size: int) -> Plan:
     settings = OptimizerConfig(**config["optimizer"])
     optimizer = make_optimizer(settings)
     mesh = sharding.make_mesh(**config.get("mesh", {}))
-    graphdef, state = abstract_state(experiment.model_builder(config), optimizer, mesh)
-    step = make_train_step(graphdef, experiment.make_flow(config), optimizer, settings, state)
+    graphdef, state = abstract_state(trainer.model_builder(config), optimizer, mesh)
+    step = make_train_step(graphdef, trainer.make_flow(config), optimizer, settings, state)
     shape = (batch_size, config["data"]["clip_frames"], *config["tokenizer"]["grid"])
     placed = jax.sharding.NamedSharding(mesh, sharding.BATCH)
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=placed)

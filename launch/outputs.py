@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from maskflow_jax import video_io
-from maskflow_jax.tokenizers.codec import Codec
+from maskflow_jax.io import video_files
+from maskflow_jax.tokenizers.tokenizer import Codec
 
 MIN_SHOWN_SIDE = 256  # smaller frames are enlarged by a whole factor
 
@@ -37,8 +37,8 @@ def write_sample(
     """
     frames = codec.decode(tokens)
     upscale = upscale_for(codec.config.frame_size)
-    video_io.write_mp4(stem.with_suffix(".mp4"), frames, fps, upscale=upscale)
-    video_io.write_gif(stem.with_suffix(".gif"), frames, fps, upscale=upscale)
+    video_files.write_mp4(stem.with_suffix(".mp4"), frames, fps, upscale=upscale)
+    video_files.write_gif(stem.with_suffix(".gif"), frames, fps, upscale=upscale)
     part = stem.with_name(f".{stem.name}.part.npz")  # hidden from who looks for samples
     np.savez_compressed(
         part,

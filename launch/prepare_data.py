@@ -13,12 +13,12 @@ import sys
 
 from absl import app, flags
 
-_FILES = ("video_folder", "image_sequence", "numpy_arrays")
-_SOURCES = (*_FILES, "faceforensics", "dmlab", "ucf101", "tfds_videos")
-flags.DEFINE_string("input", None, "Folder; for tfds_videos a name.", required=True)
+_FILES = ("video_files", "images", "arrays")
+_SOURCES = (*_FILES, "faceforensics", "dmlab", "ucf101", "tfds")
+flags.DEFINE_string("input", None, "Folder; for tfds a name.", required=True)
 flags.DEFINE_string("output", None, "Dataset to write.", required=True)
 flags.DEFINE_string("codec", None, "Tokenizer: a directory or a name.", required=True)
-flags.DEFINE_enum("source", "video_folder", _SOURCES, "What the input is.")
+flags.DEFINE_enum("source", "video_files", _SOURCES, "What the input is.")
 # Of the source.
 flags.DEFINE_float("source_fps", None, "Frames per second of images and arrays.")
 flags.DEFINE_bool("split_folders", None, "Take splits from folders named train and test.")

@@ -7,7 +7,8 @@ from typing import Any
 
 from absl import logging
 
-from maskflow_jax.data.assembly import (
+from maskflow_jax.data.dataset import check_free
+from maskflow_jax.data.preparation.assembly import (
     Summary,
     assemble,
     check_unchanged,
@@ -16,14 +17,13 @@ from maskflow_jax.data.assembly import (
     summarise,
     write_manifest,
 )
-from maskflow_jax.data.estimates import estimate
-from maskflow_jax.data.frame_transforms import FrameTransform
-from maskflow_jax.data.items import Listing
-from maskflow_jax.data.preparation import Encoder, Preparation, in_shard, prepare_items
-from maskflow_jax.data.sources import make_source
-from maskflow_jax.data.token_dataset import check_free
-from maskflow_jax.data.work_directory import WorkDirectory
-from maskflow_jax.tokenizers.codec import Codec
+from maskflow_jax.data.preparation.estimates import estimate
+from maskflow_jax.data.preparation.frame_transforms import FrameTransform
+from maskflow_jax.data.preparation.run import Encoder, Preparation, in_shard, prepare_items
+from maskflow_jax.data.preparation.work_directory import WorkDirectory
+from maskflow_jax.data.sources.items import Listing
+from maskflow_jax.data.sources.registry import make_source
+from maskflow_jax.tokenizers.tokenizer import Codec
 
 DEFAULT_MIN_FRAMES = 16  # the training window of the configs
 _SOURCE_FLAGS = {
@@ -134,7 +134,7 @@ def make_preparation(encoder: Encoder, values: Mapping[str, Any]) -> Preparation
     for name in ("train_list", "test_list"):
         settings[name] = Path(settings[name]).expanduser() if settings[name] else None
     output = Path(values["output"]).expanduser().resolve()  # a link's target is written, not it
-    if values["source"] == "tfds_videos":
+    if values["source"] == "tfds":
         settings |= {"dataset": values["input"], "root": values.get("tfds_dir")}
     else:
         root = Path(values["input"]).expanduser()
@@ -240,7 +240,7 @@ def prepare(
             throughput = prepare_items(preparation, listing.items, encoder, work, workers=workers)
             logging.info("%s", throughput)
         else:
-            from maskflow_jax.data.beam_preparation import run_pipeline
+            from maskflow_jax.data.preparation.beam import run_pipeline
 
             run_pipeline(preparation, listing.items, make_encoder, beam)
         summary, keep_work = _assemble(preparation, listing, work, **options)

@@ -7,13 +7,13 @@ import numpy as np
 from flax import nnx
 
 from launch.rollouts import extend, make_chunk_sampler
-from maskflow_jax import video_io
-from maskflow_jax.data.token_dataset import TokenVideos, check_tokenizer
+from maskflow_jax.data.dataset import TokenVideos, check_tokenizer
+from maskflow_jax.io import video_files
 from maskflow_jax.sampling.samplers import SamplerConfig, plan_rollout
-from maskflow_jax.tokenizers.codec import Codec
-from maskflow_jax.training.experiment import check_settings
+from maskflow_jax.tokenizers.tokenizer import Codec
 from maskflow_jax.training.loop import Hook
 from maskflow_jax.training.metrics import MetricWriter
+from maskflow_jax.training.trainer import check_settings
 
 PREVIEW_VIDEOS = 2
 
@@ -74,11 +74,11 @@ def preview_hook(
             return
         generated = [codec.decode(video) for video in tokens]
         rows = [
-            video_io.side_by_side([sample[:shown], truth])
+            video_files.side_by_side([sample[:shown], truth])
             for sample, truth in zip(generated, real, strict=True)
         ]
         stacked = np.concatenate(rows, axis=1)  # [F, rows * H, W, 3]
-        video_io.write_mp4(
+        video_files.write_mp4(
             workdir / "previews" / f"{step:08d}.mp4", stacked, chosen[0]["fps"], upscale=2
         )
         writer.write_videos(step, {f"preview_{i}": video for i, video in enumerate(generated)})

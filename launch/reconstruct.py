@@ -13,11 +13,11 @@ from absl import app, flags
 
 from launch import reconstructing
 from launch.startup import start
-from maskflow_jax.tokenizers.codec import DTYPES, Codec
+from maskflow_jax.tokenizers.tokenizer import DTYPES, Codec
 
 _CODEC = flags.DEFINE_string("codec", None, "Tokenizer: a folder or a name.", required=True)
 _VIDEOS = flags.DEFINE_string("videos", None, "A file, a folder, or maze.", required=True)
-_SOURCE = flags.DEFINE_string("source", "video_folder", "What it is, as for launch.prepare_data.")
+_SOURCE = flags.DEFINE_string("source", "video_files", "What it is, as for launch.prepare_data.")
 _SOURCE_FPS = flags.DEFINE_float("source_fps", None, "Frames per second of images and arrays.")
 _ARRAY_KEY = flags.DEFINE_string("array_key", None, "Array of npz files, or TFDS feature.")
 _OUT = flags.DEFINE_string("out", None, "Folder for the report.", required=True)

@@ -12,12 +12,12 @@ from absl import logging
 from tqdm import tqdm
 
 from launch.outputs import upscale_for
-from maskflow_jax import video_io
-from maskflow_jax.data.maze import MazeConfig, maze_videos
-from maskflow_jax.data.sources import make_source
+from maskflow_jax.data.sources.my_way_home import MazeConfig, maze_videos
+from maskflow_jax.data.sources.registry import make_source
 from maskflow_jax.evaluation.reconstruction import Reconstruction
-from maskflow_jax.tokenizers.codec import Codec
-from maskflow_jax.video_decoding import TimedFrame, iterate_frames
+from maskflow_jax.io import video_files
+from maskflow_jax.io.video_decoding import TimedFrame, iterate_frames
+from maskflow_jax.tokenizers.tokenizer import Codec
 
 MAZE = "maze"
 _MAZE_SEED, _MAZE_FPS = 7, 10.0  # held-out walks that no tokenizer here was trained on
@@ -36,7 +36,7 @@ def report(
     num_videos: int,
     num_frames: int,
     num_shown: int,
-    kind: str = "video_folder",
+    kind: str = "video_files",
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measures a tokenizer on videos; writes `report.json` and real | reconstructed videos.
@@ -110,7 +110,7 @@ def as_table(contents: dict[str, Any]) -> str:
 
 
 def find_videos(
-    source: str, kind: str = "video_folder", settings: Mapping[str, Any] | None = None
+    source: str, kind: str = "video_files", settings: Mapping[str, Any] | None = None
 ) -> list[tuple[str, Opener]]:
     """A video file, or what a source lists: (name, opens its frames) of each.
 
@@ -120,9 +120,9 @@ def find_videos(
     """
     if Path(source).is_file():
         return [(source, functools.partial(iterate_frames, Path(source)))]
-    if kind != "tfds_videos" and not Path(source).is_dir():
+    if kind != "tfds" and not Path(source).is_dir():
         raise FileNotFoundError(f"nothing at {source}: give a file, a folder, or {MAZE}")
-    place = {"dataset": source} if kind == "tfds_videos" else {"root": Path(source)}
+    place = {"dataset": source} if kind == "tfds" else {"root": Path(source)}
     made = make_source(kind, {**place, **(settings or {})})
     items = made.listing().items
     if not items:
@@ -143,7 +143,7 @@ def _maze(frame_size: int, num_videos: int, num_frames: int) -> Iterator[Video]:
         frame_size=min(frame_size, 240),  # the engine's most
     )
     for name, frames, fps in maze_videos(settings):
-        yield name, video_io.square_frames(frames, frame_size), fps
+        yield name, video_files.square_frames(frames, frame_size), fps
 
 
 def _read(
@@ -163,10 +163,10 @@ def _read(
         seconds = timed[-1].start - timed[0].start
         fps = (len(timed) - 1) / seconds if seconds > 0 else 1.0
         pixels = np.stack([frame.pixels for frame in timed])
-        yield name, video_io.square_frames(pixels, frame_size), fps
+        yield name, video_files.square_frames(pixels, frame_size), fps
 
 
 def _show(path: Path, real: np.ndarray, decoded: np.ndarray, fps: float) -> None:
     """Writes real | reconstructed."""
-    pair = video_io.side_by_side([real, decoded])
-    video_io.write_mp4(path, pair, fps, upscale=upscale_for(real.shape[1]))
+    pair = video_files.side_by_side([real, decoded])
+    video_files.write_mp4(path, pair, fps, upscale=upscale_for(real.shape[1]))

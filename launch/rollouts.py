@@ -14,10 +14,10 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from maskflow_jax import sharding
+from maskflow_jax.parallel import sharding
 from maskflow_jax.sampling.rollout import Plan, Window, rollout
 from maskflow_jax.sampling.samplers import READ_BY, SamplerConfig, make_window_sampler
-from maskflow_jax.training import experiment
+from maskflow_jax.training import trainer
 from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.state import abstract_params
 
@@ -66,9 +66,9 @@ def load_run(workdir: Path, mesh: jax.sharding.Mesh | None = None) -> Run:
         ValueError: if its weights have another format.
         CheckpointError: if it has no checkpoint that can be read.
     """
-    config = experiment.read_config(workdir)
-    experiment.check_weights_format(config)
-    build = experiment.model_builder(config)
+    config = trainer.read_config(workdir)
+    trainer.check_weights_format(config)
+    build = trainer.model_builder(config)
     checkpoints = Checkpoints(workdir)
     params = checkpoints.restore_ema_params(abstract_params(build, mesh or sharding.make_mesh()))
     checkpoints.close()
@@ -110,7 +110,7 @@ def change_sampler(
         if not isinstance(value, types[setting]):
             raise ValueError(f"{change}: {text!r} is not {types[setting]}")
         settings[setting] = value
-    experiment.check_settings("sampling.sampler", SamplerConfig, settings)
+    trainer.check_settings("sampling.sampler", SamplerConfig, settings)
     return SamplerConfig(**settings)
 
 
@@ -135,7 +135,7 @@ def make_chunk_sampler(
         backward: frames run from last to first.
     """
     height, width = config["tokenizer"]["grid"]
-    schedule = experiment.make_flow(config).schedule
+    schedule = trainer.make_flow(config).schedule
 
     @functools.cache
     def compiled(context: int, stage: str, mesh: jax.sharding.Mesh | None):

@@ -23,9 +23,9 @@ from launch.rollouts import Run, change_sampler, extend, load_run, make_chunk_sa
 from launch.sampling_jobs import SampleFolder, digest, local_mesh
 from launch.startup import start
 from launch.tasks import TASKS, Job, Request, make_job
-from maskflow_jax.data.token_dataset import check_tokenizer
+from maskflow_jax.data.dataset import check_tokenizer
 from maskflow_jax.sampling.samplers import SAMPLERS
-from maskflow_jax.tokenizers.codec import Codec
+from maskflow_jax.tokenizers.tokenizer import Codec
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the trained run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder for the samples; WORKDIR/samples by default.")

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh
 
 from launch import outputs
-from maskflow_jax import sharding
+from maskflow_jax.parallel import sharding
 
 SETTINGS = "settings.json"
 

@@ -10,7 +10,7 @@ from ml_collections import config_flags
 
 from launch.startup import start
 from launch.tokenizing import write_dataset
-from maskflow_jax.tokenizers.codec import DTYPES
+from maskflow_jax.tokenizers.tokenizer import DTYPES
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment settings.", lock_config=True)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a dataset that is already there.")

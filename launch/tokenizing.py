@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from tqdm import tqdm
 
-from maskflow_jax.data.maze import MazeConfig, maze_videos
-from maskflow_jax.data.token_dataset import write_token_dataset
-from maskflow_jax.tokenizers.codec import Codec
+from maskflow_jax.data.dataset import write_token_dataset
+from maskflow_jax.data.sources.my_way_home import MazeConfig, maze_videos
+from maskflow_jax.tokenizers.tokenizer import Codec
 
 
 def encoded_videos(

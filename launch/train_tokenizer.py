@@ -16,10 +16,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from launch.startup import start
-from maskflow_jax.data.maze import MazeConfig, maze_videos
+from maskflow_jax.data.sources.my_way_home import MazeConfig, maze_videos
 from maskflow_jax.evaluation.reconstruction import code_statistics, psnr_of
 from maskflow_jax.tokenizers import vqgan_training
-from maskflow_jax.tokenizers.codec import Codec, save_tokenizer, to_unit_range
+from maskflow_jax.tokenizers.tokenizer import Codec, save_tokenizer, to_unit_range
 from maskflow_jax.tokenizers.vqgan import VQGANConfig
 from maskflow_jax.training.metrics import MetricWriter
 

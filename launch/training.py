@@ -11,11 +11,11 @@ import numpy as np
 from absl import logging
 
 from launch.previews import preview_hook
-from maskflow_jax import sharding
+from maskflow_jax.data.dataset import read_token_dataset
 from maskflow_jax.data.pipeline import clip_batches, eval_clips
-from maskflow_jax.data.token_dataset import read_token_dataset
-from maskflow_jax.tokenizers.codec import Codec
-from maskflow_jax.training import experiment
+from maskflow_jax.parallel import sharding
+from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.training import trainer
 from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.loop import RunConfig, held_out, train
 from maskflow_jax.training.metrics import MetricWriter
@@ -42,22 +42,22 @@ def train_from_config(settings: dict, workdir: Path) -> bool:
     """
     data = settings["data"]
     videos = {split: read_token_dataset(data["directory"], split) for split in ("train", "test")}
-    config = experiment.resolve(settings, videos["train"].tokenizer)
+    config = trainer.resolve(settings, videos["train"].tokenizer)
     _check_source(data["directory"], videos["train"].metadata["source"], config["data"]["source"])
     run, optimizer_config = _check_settings(config)
     mesh = sharding.make_mesh(**config["mesh"])
     _check_batch(mesh, data["batch_size"], optimizer_config.micro_batches)
-    flow, optimizer = experiment.make_flow(config), make_optimizer(optimizer_config)
+    flow, optimizer = trainer.make_flow(config), make_optimizer(optimizer_config)
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     clips = {"clip_frames": data["clip_frames"], "batch_size": data["batch_size"], **share}
     batches = clip_batches(
         videos["train"], seed=config["seed"], num_workers=data["num_workers"], **clips
     )
     eval_clips(videos["test"], **clips)  # its errors should not wait for the first evaluation
-    experiment.claim_workdir(workdir, config)
+    trainer.claim_workdir(workdir, config)
 
     init_key, train_key = jax.random.split(jax.random.key(config["seed"]))
-    graphdef, state = init_state(experiment.model_builder(config), optimizer, init_key, mesh)
+    graphdef, state = init_state(trainer.model_builder(config), optimizer, init_key, mesh)
     logging.info(
         "%.1f M parameters on %d x %s, %d training videos",
         parameter_count(state["params"]) / 1e6,
@@ -97,13 +97,13 @@ def _check_settings(config: dict) -> tuple[RunConfig, OptimizerConfig]:
     Raises:
         ValueError: naming what does not.
     """
-    experiment.check_config(config)
+    trainer.check_config(config)
     for section, make in (
         ("run", RunConfig),
         ("optimizer", OptimizerConfig),
         ("mesh", sharding.make_mesh),
     ):
-        experiment.check_settings(section, make, config[section])
+        trainer.check_settings(section, make, config[section])
     return RunConfig(**config["run"]), OptimizerConfig(**config["optimizer"])
 
 
@@ -152,16 +152,16 @@ def describe(settings: dict, workdir: Path, hosts: Sequence[str]) -> str:
         ValueError: if the mesh does not cover the devices, or a setting is none that could be
             trained with.
     """
-    experiment.check_settings("mesh", sharding.make_mesh, settings["mesh"])
+    trainer.check_settings("mesh", sharding.make_mesh, settings["mesh"])
     mesh = sharding.make_mesh(**settings["mesh"])
     tokenizer, found = _look_at_data(settings["data"])
     lines = [*_device_lines(mesh, hosts), _batch_line(mesh, settings["data"])]
     if tokenizer is None:
         lines.append("state: unknown without a dataset or a codec, which say the codebook")
     else:
-        config = experiment.resolve(settings, tokenizer)
+        config = trainer.resolve(settings, tokenizer)
         _, optimizer = _check_settings(config)
-        experiment.make_flow(config)
+        trainer.make_flow(config)
         _check_batch(mesh, settings["data"]["batch_size"], optimizer.micro_batches)
         lines.append(_state_line(mesh, config))
     steps = [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
@@ -201,7 +201,7 @@ def _batch_line(mesh: jax.sharding.Mesh, data: dict) -> str:
 
 def _state_line(mesh: jax.sharding.Mesh, config: dict) -> str:
     optimizer = make_optimizer(OptimizerConfig(**config["optimizer"]))
-    build = experiment.model_builder(config)
+    build = trainer.model_builder(config)
     state = jax.eval_shape(
         lambda key: init_state(build, optimizer, key, mesh)[1], jax.random.key(0)
     )

@@ -10,8 +10,8 @@ from launch.comparing import Contestant
 from launch.rollouts import Run
 from maskflow_jax.sampling.samplers import make_window_sampler
 from maskflow_jax.sampling.window import trajectory
-from maskflow_jax.tokenizers.codec import Codec
-from maskflow_jax.training import experiment
+from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.training import trainer
 
 GREY = 96  # of masked tokens
 LABEL_HEIGHT = 14  # pixels
@@ -44,7 +44,7 @@ def reveal(
     known = np.broadcast_to(np.arange(chunk_size)[:, None, None] < known_frames, shape)
     sample = make_window_sampler(
         contestant.sampler,
-        experiment.make_flow(run.config).schedule,
+        trainer.make_flow(run.config).schedule,
         chunk_size=chunk_size,
         context_frames=known_frames,
         tokens_per_frame=shape[2] * shape[3],

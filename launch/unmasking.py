@@ -12,9 +12,9 @@ from launch.contexts import contexts_from_dataset
 from launch.rollouts import load_run
 from launch.startup import start
 from launch.trajectories import animate, reveal
-from maskflow_jax import video_io
-from maskflow_jax.data.token_dataset import check_tokenizer
-from maskflow_jax.tokenizers.codec import Codec
+from maskflow_jax.data.dataset import check_tokenizer
+from maskflow_jax.io import video_files
+from maskflow_jax.tokenizers.tokenizer import Codec
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the trained run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "GIF to write.", required=True)
@@ -41,7 +41,7 @@ def main(_) -> None:
     contexts, _ = contexts_from_dataset(run, "test", number + 1, frames, _DATASET.value)
     rows = [(c.label, *reveal(run, c, contexts[number])) for c in contestants]
     out = Path(_OUT.value)
-    video_io.write_gif(out, animate(codec, rows, upscale=_UPSCALE.value), _FPS.value)
+    video_files.write_gif(out, animate(codec, rows, upscale=_UPSCALE.value), _FPS.value)
     logging.info("wrote %s", out)
 
 

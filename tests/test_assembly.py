@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from videos import MeanEncoder, greys, moving, preparation, write_video
 
-from maskflow_jax.data import decoding, items
-from maskflow_jax.data.assembly import assemble, choose_splits, summarise
-from maskflow_jax.data.preparation import prepare_items
-from maskflow_jax.data.token_dataset import read_token_dataset
+from maskflow_jax.data.dataset import read_token_dataset
+from maskflow_jax.data.preparation import decoding
+from maskflow_jax.data.preparation.assembly import assemble, choose_splits, summarise
+from maskflow_jax.data.preparation.run import prepare_items
+from maskflow_jax.data.sources import items
 
 
 def contents(count, start=0):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskflow_jax import sharding
 from maskflow_jax.models import attention
+from maskflow_jax.parallel import sharding
 
 
 def example(dtype="float32"):

@@ -12,7 +12,7 @@ from flax import nnx
 from tiny import CODEC, quick_compilation, random_params
 
 from maskflow_jax.tokenizers import batching
-from maskflow_jax.tokenizers.codec import Codec, save_tokenizer
+from maskflow_jax.tokenizers.tokenizer import Codec, save_tokenizer
 from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
 from maskflow_jax.tokenizers.vqgan_configs import PRESETS
 

@@ -9,7 +9,7 @@ from flax import nnx
 
 from launch import benchmark_report, benchmarking, memory_plan
 from launch.host_speed import HostSpeed, measure_host
-from maskflow_jax.training import experiment
+from maskflow_jax.training import trainer
 
 CONFIG = {**tiny.resolved_config(), "sampling": {"context_frames": 1}}
 
@@ -96,5 +96,5 @@ def test_memory_is_planned_without_a_model():
 
 
 def parameter_shapes():
-    build = experiment.model_builder(CONFIG)
+    build = trainer.model_builder(CONFIG)
     return nnx.to_pure_dict(nnx.eval_shape(lambda: nnx.state(build(nnx.Rngs(0)))))

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from maskflow_jax.tokenizers.codec import PRETRAINED, Codec, save_tokenizer, to_uint8, to_unit_range
+from maskflow_jax.tokenizers.tokenizer import (
+    PRETRAINED,
+    Codec,
+    save_tokenizer,
+    to_uint8,
+    to_unit_range,
+)
 from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
 
 CONFIG = VQGANConfig(

@@ -11,11 +11,11 @@ from flax import nnx
 from tiny import TOKENIZER, quick_compilation, random_params
 
 from launch import tokenizing, training
-from maskflow_jax.data.token_dataset import write_token_dataset
+from maskflow_jax.data.dataset import write_token_dataset
 from maskflow_jax.sampling.samplers import SamplerConfig
-from maskflow_jax.tokenizers.codec import Codec, save_tokenizer
+from maskflow_jax.tokenizers.tokenizer import Codec, save_tokenizer
 from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
-from maskflow_jax.training import experiment
+from maskflow_jax.training import trainer
 from maskflow_jax.training.loop import RunConfig
 from maskflow_jax.training.optimizer import OptimizerConfig
 
@@ -89,9 +89,9 @@ def test_a_smoke_step_of_every_config(name, codecs, tmp_path, monkeypatch):
     ],
 )
 def test_published_recipes(name, size, window, batch, steps):
-    config = experiment.resolve(get_config(name).to_dict(), SD_VQ_F8)
-    experiment.check_config(config)
-    model = experiment.make_latte_config(config)
+    config = trainer.resolve(get_config(name).to_dict(), SD_VQ_F8)
+    trainer.check_config(config)
+    model = trainer.make_latte_config(config)
     assert (model.depth, model.width, model.num_heads, model.patch_size) == size
     assert model.dtype == "bfloat16" and model.time_conditioning and model.remat != "none"
     assert (config["data"]["clip_frames"], config["sampling"]["context_frames"]) == window
@@ -104,7 +104,7 @@ def test_published_recipes(name, size, window, batch, steps):
     assert flow["sigmoid"] == {"start": -3.0, "end": 3.0, "tau": 1.0}
     snr = {"fused": True, "decay": 0.8, "clip": 6.0, "form": "released"}
     assert (flow["weighting"], flow["snr"]) == ("snr", snr)
-    experiment.make_flow(config)
+    trainer.make_flow(config)
     sampler = SamplerConfig(**config["sampling"]["sampler"])
     assert (sampler.name, sampler.num_steps, sampler.counts) == ("mgm", 20, "arccos")
 

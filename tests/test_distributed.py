@@ -17,7 +17,13 @@ import tiny
 
 from launch import distributed, sampling_jobs
 from launch.distributed import recognise
-from maskflow_jax.distributed import Launch, RendezvousError, _answer_roll, _call_roll, local_gpus
+from maskflow_jax.parallel.processes import (
+    Launch,
+    RendezvousError,
+    _answer_roll,
+    _call_roll,
+    local_gpus,
+)
 
 ROOT = Path(__file__).parents[1]
 # What srun gives each task of a step on two nodes, and Open MPI 4 each rank.

@@ -14,7 +14,7 @@ from configs import maze
 from launch.importing import export_checkpoint
 from launch.rollouts import load_run
 from maskflow_jax.flow.frame_times import FRAME_TIMES
-from maskflow_jax.training import experiment
+from maskflow_jax.training import trainer
 
 PAPER = ["", "smoke", "constant", "smoke,time_independent", "constant,time_independent"]
 CONFIGS = {
@@ -48,7 +48,7 @@ def test_a_config_names_its_arguments(name):
 
 def full_config(**changes):
     """The resolved config of the maze, changed as by `resolved_config`."""
-    config = experiment.resolve(maze.get_config().to_dict(), TOKENIZER)
+    config = trainer.resolve(maze.get_config().to_dict(), TOKENIZER)
     for name, value in changes.items():
         section, _, field = name.partition("__")
         config[section] = {**config.get(section, {}), field: value} if field else value
@@ -56,42 +56,42 @@ def full_config(**changes):
 
 
 def test_unread_and_missing_keys_are_named_all_at_once():
-    experiment.check_config(full_config())
+    trainer.check_config(full_config())
     config = full_config(optimiser={}, flow__mask_cee=True, data__clip_framez=3, sampling__strid=1)
     del config["data"]["codec"]
     with pytest.raises(ValueError, match="the config has no 'optimiser'") as caught:
-        experiment.check_config(config)
+        trainer.check_config(config)
     for part in ("flow has no 'mask_cee'", "'clip_framez'", "'strid'", "data lacks 'codec'"):
         assert part in str(caught.value)
 
 
 def test_a_variant_replaces_the_sizes_of_the_file():
-    named = experiment.make_latte_config(full_config(model__variant="B/4"))
+    named = trainer.make_latte_config(full_config(model__variant="B/4"))
     assert (named.depth, named.width, named.num_heads, named.patch_size) == (12, 768, 12, 4)
     assert named.remat == maze.get_config().model.remat
     with pytest.raises(ValueError, match="it is the tokenizer's"):
-        experiment.make_latte_config(full_config(model__codebook_size=2048))
+        trainer.make_latte_config(full_config(model__codebook_size=2048))
 
 
 def test_checkpoints_without_a_config_are_not_claimed(tmp_path):
     begin(tmp_path, resolved_config())
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match=r"no config\.json to compare with"):
-        experiment.claim_workdir(tmp_path, resolved_config())
+        trainer.claim_workdir(tmp_path, resolved_config())
 
 
 def test_variant_or_sizes():
-    named = experiment.make_latte_config(
+    named = trainer.make_latte_config(
         resolved_config(model={"variant": "B/2", "dtype": "bfloat16"})
     )
     assert (named.depth, named.width, named.patch_size, named.dtype) == (12, 768, 2, "bfloat16")
-    sizes = experiment.make_latte_config(resolved_config())
+    sizes = trainer.make_latte_config(resolved_config())
     assert (sizes.depth, sizes.width, sizes.codebook_size) == (2, 16, 8)
 
 
 @pytest.mark.parametrize("name", FRAME_TIMES)
 def test_frame_times_are_the_configs(name):
-    flow = experiment.make_flow(resolved_config(flow__frame_times=name))
+    flow = trainer.make_flow(resolved_config(flow__frame_times=name))
     assert flow.frame_times is FRAME_TIMES[name]
     assert flow.mask_id == 8
     assert flow.schedule.name == "quadratic"
@@ -108,7 +108,7 @@ def test_frame_times_are_the_configs(name):
 )
 def test_unknown_flow_settings_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
-        experiment.make_flow(resolved_config(**changes))
+        trainer.make_flow(resolved_config(**changes))
 
 
 @pytest.mark.parametrize(
@@ -123,44 +123,44 @@ def test_unknown_flow_settings_are_named(changes, message):
 )
 def test_unknown_model_settings_are_named(model, message):
     with pytest.raises(ValueError, match=message):
-        experiment.make_latte_config(resolved_config(model=model))
+        trainer.make_latte_config(resolved_config(model=model))
 
 
 def test_resolved_configs_are_json():
-    config = experiment.resolve({"mesh": {"shape": (1, 2)}}, {"grid": (4, 4)})
+    config = trainer.resolve({"mesh": {"shape": (1, 2)}}, {"grid": (4, 4)})
     assert config == {
         "mesh": {"shape": [1, 2]},
         "tokenizer": {"grid": [4, 4]},
-        "weights_format": experiment.WEIGHTS_FORMAT,
+        "weights_format": trainer.WEIGHTS_FORMAT,
     }
 
 
 def test_weights_of_another_format_are_refused(tmp_path):
     """Where they are read, and where a run would go on from them."""
     config = full_config()
-    experiment.check_weights_format(config)
+    trainer.check_weights_format(config)
     older = {name: value for name, value in config.items() if name != "weights_format"}
     with pytest.raises(ValueError, match=r"format 1, this version reads 2; export them"):
-        experiment.check_weights_format(older)
+        trainer.check_weights_format(older)
     begin(tmp_path, older)
     for read in (load_run, lambda workdir: export_checkpoint(workdir, tmp_path / "x.safetensors")):
         with pytest.raises(ValueError, match="the run's weights have format 1"):
             read(tmp_path)
     with pytest.raises(ValueError, match=r"weights_format: '\(none\)' in the folder, 2 in this"):
-        experiment.claim_workdir(tmp_path, config)
+        trainer.claim_workdir(tmp_path, config)
 
 
 def begin(workdir, config):
     """A folder with a checkpoint in it."""
-    experiment.claim_workdir(workdir, config)
+    trainer.claim_workdir(workdir, config)
     (workdir / "checkpoints" / "3").mkdir(parents=True)
 
 
 def test_a_new_folder_is_claimed_and_taken_again(tmp_path):
     workdir, config = tmp_path / "a" / "b", resolved_config()
     begin(workdir, config)
-    assert experiment.read_config(workdir) == config
-    experiment.claim_workdir(workdir, config)
+    assert trainer.read_config(workdir) == config
+    trainer.claim_workdir(workdir, config)
     assert {path.name for path in workdir.iterdir()} == {"config.json", "checkpoints"}
 
 
@@ -176,8 +176,8 @@ def test_what_does_not_change_the_learning_may_change(tmp_path):
         model__remat="none",
         tokenizer__name="renamed",
     )
-    experiment.claim_workdir(tmp_path, changed)
-    assert experiment.read_config(tmp_path) == changed
+    trainer.claim_workdir(tmp_path, changed)
+    assert trainer.read_config(tmp_path) == changed
 
 
 def test_all_other_differences_are_refused_and_named(tmp_path):
@@ -194,7 +194,7 @@ def test_all_other_differences_are_refused_and_named(tmp_path):
         run={"num_steps": 5},
     )
     with pytest.raises(ValueError, match="belongs to another config") as caught:
-        experiment.claim_workdir(tmp_path, changed)
+        trainer.claim_workdir(tmp_path, changed)
     named = re.findall(r"^  ([\w.]+): ", str(caught.value), re.MULTILINE)
     assert named == [
         "data.clip_frames",
@@ -211,15 +211,15 @@ def test_all_other_differences_are_refused_and_named(tmp_path):
 
 
 def test_a_folder_without_a_checkpoint_is_free(tmp_path):
-    experiment.claim_workdir(tmp_path, resolved_config())
+    trainer.claim_workdir(tmp_path, resolved_config())
     (tmp_path / "checkpoints" / "1.orbax-checkpoint-tmp").mkdir(parents=True)
     corrected = resolved_config(model__width=32)
-    experiment.claim_workdir(tmp_path, corrected)
-    assert experiment.read_config(tmp_path) == corrected
+    trainer.claim_workdir(tmp_path, corrected)
+    assert trainer.read_config(tmp_path) == corrected
 
 
 def test_config_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    experiment.claim_workdir(tmp_path, resolved_config())
+    trainer.claim_workdir(tmp_path, resolved_config())
 
     def full_disk(self, text):
         self.write_bytes(text.encode()[:10])
@@ -227,24 +227,24 @@ def test_config_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", full_disk)
     with pytest.raises(OSError, match="no space"):
-        experiment.claim_workdir(tmp_path, resolved_config(seed=1))
-    assert experiment.read_config(tmp_path) == resolved_config()
+        trainer.claim_workdir(tmp_path, resolved_config(seed=1))
+    assert trainer.read_config(tmp_path) == resolved_config()
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    experiment.claim_workdir(tmp_path / "new", resolved_config())
+    trainer.claim_workdir(tmp_path / "new", resolved_config())
     assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_that_is_no_runs_and_a_damaged_config(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"not a run's folder.*launch\.train"):
-        experiment.read_config(tmp_path)
+        trainer.read_config(tmp_path)
     begin(tmp_path, resolved_config())
     (tmp_path / "config.json").write_text('{"seed": ')
     for read in (
-        experiment.read_config,
-        lambda workdir: experiment.claim_workdir(workdir, resolved_config()),
+        trainer.read_config,
+        lambda workdir: trainer.claim_workdir(workdir, resolved_config()),
     ):
         with pytest.raises(ValueError, match=r"config\.json is damaged.*STEP/config"):
             read(tmp_path)

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskflow_jax.data.token_dataset import (
+from maskflow_jax.data.dataset import (
     check_tokenizer,
     read_token_dataset,
     write_token_dataset,
 )
 from maskflow_jax.tokenizers import exported
-from maskflow_jax.tokenizers.codec import Codec
 from maskflow_jax.tokenizers.exporting import export_tokenizer
+from maskflow_jax.tokenizers.tokenizer import Codec
 
 HERE = Path(__file__).parent
 SIZES = {"frame_size": 64, "codebook_size": 128}

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from maskflow_jax.models import flops
 from maskflow_jax.models.latte import Latte, LatteConfig, latte_config
+from maskflow_jax.profiling import flops
 
 CONFIG = LatteConfig(
     codebook_size=40, depth=4, width=24, num_heads=3, patch_size=2, mlp_ratio=3, remat="none"

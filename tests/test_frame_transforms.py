@@ -9,9 +9,14 @@ import pytest
 from PIL import Image
 from videos import greys, moving, timed
 
-from maskflow_jax import video_io
-from maskflow_jax.data.frame_transforms import FILTERS, FrameTransform, fit, transform_frames
-from maskflow_jax.video_decoding import TimedFrame
+from maskflow_jax.data.preparation.frame_transforms import (
+    FILTERS,
+    FrameTransform,
+    fit,
+    transform_frames,
+)
+from maskflow_jax.io import video_files
+from maskflow_jax.io.video_decoding import TimedFrame
 
 
 def levels(frames, **settings):
@@ -109,7 +114,7 @@ def test_memory_does_not_grow_with_the_video():
 @pytest.mark.parametrize("size", [16, 40])
 def test_default_is_the_middle_square_as_when_sampling_from_a_file(shape, size):
     frame = moving(1, *shape)[0]
-    expected = video_io.square_frames(frame[None], size)[0]
+    expected = video_files.square_frames(frame[None], size)[0]
     np.testing.assert_array_equal(fit(frame, FrameTransform(size=size)), expected)
 
 

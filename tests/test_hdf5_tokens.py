@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from tiny import TOKENIZER
 
-from maskflow_jax.data import hdf5_tokens
-from maskflow_jax.data.hdf5_tokens import (
+from maskflow_jax.data.dataset import read_token_dataset
+from maskflow_jax.data.sources import hdf5_tokens
+from maskflow_jax.data.sources.hdf5_tokens import (
     choose_held_out,
     import_token_files,
     infer_end,
     read_token_file,
 )
-from maskflow_jax.data.token_dataset import read_token_dataset
-from maskflow_jax.tokenizers.codec import Codec
+from maskflow_jax.tokenizers.tokenizer import Codec
 
 ROOT = Path(__file__).parents[1]
 LENGTHS = (5, 9, 4, 6, 7, 12)

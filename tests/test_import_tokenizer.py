@@ -17,7 +17,7 @@ from test_vqgan import ldm_config
 
 from launch.importing_tokenizers import import_tokenizer
 from maskflow_jax.tokenizers import vqgan_configs
-from maskflow_jax.tokenizers.codec import Codec, unflatten_parameters
+from maskflow_jax.tokenizers.tokenizer import Codec, unflatten_parameters
 from maskflow_jax.tokenizers.vqgan import VQGANConfig, abstract_vqgan, parameter_count
 from maskflow_jax.tokenizers.vqgan_torch import autoencoder_weights, from_torch
 

@@ -16,9 +16,9 @@ from tiny import assert_same, host_copy, quick_compilation, settings_of, write_v
 from launch import training
 from launch.importing import export_checkpoint, import_checkpoint
 from launch.rollouts import load_run
+from maskflow_jax.io.torch_files import read_torch_file, write_state_dict
 from maskflow_jax.models import latte_torch
-from maskflow_jax.torch_files import read_torch_file, write_state_dict
-from maskflow_jax.training import experiment
+from maskflow_jax.training import trainer
 from maskflow_jax.training.checkpoints import CheckpointError
 
 ROOT = Path(__file__).parents[1]
@@ -39,8 +39,8 @@ def world(tmp_path_factory):
 
 
 def latte_of(world):
-    config = experiment.resolve(settings_of(world), {"codebook_size": 8})
-    return experiment.make_latte_config(config)
+    config = trainer.resolve(settings_of(world), {"codebook_size": 8})
+    return trainer.make_latte_config(config)
 
 
 def released(world, seed=0):
@@ -172,7 +172,7 @@ def test_the_codec_stands_in_for_a_dataset(world, weights, tmp_path):
         import_checkpoint(weights[0], settings, tmp_path / "run")
     shutil.copytree(world / "codec", tmp_path / "moved")
     import_checkpoint(weights[0], settings, tmp_path / "run", codec=str(tmp_path / "moved"))
-    config = experiment.read_config(tmp_path / "run")
+    config = trainer.read_config(tmp_path / "run")
     assert config["data"]["codec"] == str(tmp_path / "moved")
     # A dataset of another tokenizer is not trained on.
     write_videos(tmp_path / "nowhere")

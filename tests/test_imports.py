@@ -9,17 +9,16 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "maskflow_jax"
 FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "launch").rglob("*.py")])
 MAY_IMPORT = {
+    "io": set(),
+    "parallel": set(),
     "flow": set(),
-    "models": set(),
-    "tokenizers": set(),
-    "sharding": set(),
-    "torch_files": set(),
-    "video_decoding": set(),
-    "video_io": {"video_decoding"},
-    "data": {"video_io", "video_decoding"},
+    "models": {"io"},
+    "tokenizers": {"io"},
+    "data": {"tokenizers", "io"},
     "sampling": {"flow"},
-    "training": {"flow", "models", "data", "sharding"},
-    "evaluation": {"flow", "sampling", "tokenizers", "data", "video_io"},
+    "training": {"flow", "models", "data", "parallel"},
+    "evaluation": {"flow", "sampling", "tokenizers", "data", "io"},
+    "profiling": {"models"},
 }
 # training takes models apart and puts them together (graphdef, merge); it never defines one.
 MAY_USE_NNX = {"models", "tokenizers", "training"}

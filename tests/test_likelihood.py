@@ -13,7 +13,7 @@ from launch.cache_costs import as_markdown, compare
 from launch.rollouts import Run
 from maskflow_jax.evaluation.likelihood import context_cross_entropy
 from maskflow_jax.flow.schedules import make_schedule
-from maskflow_jax.training import experiment
+from maskflow_jax.training import trainer
 
 TOKENS = jax.random.randint(jax.random.key(0), (B, T, SIDE, SIDE), 0, K)
 VALID = jnp.array([True, False])
@@ -65,7 +65,7 @@ def test_a_cache_costs_nothing_only_where_the_context_is_isolated():
 @pytest.fixture(scope="module")
 def run():
     config = resolved_config(model__isolated_context=True)
-    build = experiment.model_builder(config)
+    build = trainer.model_builder(config)
     params = jax.tree.map(jnp.asarray, random_params(lambda: build(nnx.Rngs(0)), scale=0.3))
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     return Run(config=config, graphdef=graphdef, params=params)

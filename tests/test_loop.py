@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny import host_copy
 
-from maskflow_jax import sharding
+from maskflow_jax.parallel import sharding
 from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.loop import NonFiniteLossError, Preemption, RunConfig, train
 

@@ -14,9 +14,9 @@ import types
 import numpy as np
 import pytest
 
-from maskflow_jax.data import maze, maze_walk
+from maskflow_jax.data.sources import my_way_home, my_way_home_walk
 
-CONFIG = maze.MazeConfig(num_videos=2, num_frames=12, fps=10, seed=7)
+CONFIG = my_way_home.MazeConfig(num_videos=2, num_frames=12, fps=10, seed=7)
 
 
 def config(**changes):
@@ -27,7 +27,7 @@ def digests(settings):
     """{id: hash of the frames}."""
     return {
         name: hashlib.sha256(frames.tobytes()).hexdigest()
-        for name, frames, _ in maze.maze_videos(settings)
+        for name, frames, _ in my_way_home.maze_videos(settings)
     }
 
 
@@ -41,7 +41,7 @@ def walks():
     """Four videos of 20 s and, frame by frame, where the camera was: [4, 200, 3], x y angle."""
     poses, engines = [], []
     with pytest.MonkeyPatch.context() as patch:
-        set_up, frame = maze._set_up, maze._frame
+        set_up, frame = my_way_home._set_up, my_way_home._frame
 
         def keep_engine(game, *args):
             engines.append(game)
@@ -51,14 +51,14 @@ def walks():
             poses.append(engines[0].get_state().game_variables.copy())
             return frame(*args)
 
-        patch.setattr(maze, "_set_up", keep_engine)
-        patch.setattr(maze, "_frame", keep_pose)
-        videos = list(maze.maze_videos(config(num_videos=4, num_frames=200)))
+        patch.setattr(my_way_home, "_set_up", keep_engine)
+        patch.setattr(my_way_home, "_frame", keep_pose)
+        videos = list(my_way_home.maze_videos(config(num_videos=4, num_frames=200)))
     return np.stack([frames for _, frames, _ in videos]), np.reshape(poses, (4, 200, 3))
 
 
 def test_yields_id_frames_fps():
-    videos = list(maze.maze_videos(config(num_frames=3, frame_size=48)))
+    videos = list(my_way_home.maze_videos(config(num_frames=3, frame_size=48)))
     assert [name for name, _, _ in videos] == ["maze_train_7_000000", "maze_train_7_000001"]
     for _, frames, fps in videos:
         assert frames.shape == (3, 48, 48, 3)
@@ -78,7 +78,9 @@ def test_a_video_does_not_depend_on_those_before_it(short_digests):
 
 
 def test_longer_video_starts_with_the_shorter():
-    short, long = (next(maze.maze_videos(config(num_frames=n)))[1] for n in (CONFIG.num_frames, 20))
+    short, long = (
+        next(my_way_home.maze_videos(config(num_frames=n)))[1] for n in (CONFIG.num_frames, 20)
+    )
     np.testing.assert_array_equal(long[: CONFIG.num_frames], short)
 
 
@@ -92,12 +94,12 @@ def test_seeds_and_splits_give_other_videos(short_digests):
 def test_splits_never_share_an_engine_seed():
     seeds = {
         split: {
-            maze.video_seeds(config(split=split, seed=seed), index, attempt)[0]
+            my_way_home.video_seeds(config(split=split, seed=seed), index, attempt)[0]
             for seed in range(3)
             for index in range(300)
             for attempt in range(2)
         }
-        for split in maze.SPLITS
+        for split in my_way_home.SPLITS
     }
     assert {seed % 2 for seed in seeds["train"]} == {0}
     assert {seed % 2 for seed in seeds["test"]} == {1}
@@ -106,7 +108,7 @@ def test_splits_never_share_an_engine_seed():
 
 @pytest.mark.parametrize("fps", [35, 30, 17.5, 10, 7.3, 0.5])
 def test_rate_is_right_on_average(fps):
-    tics = maze.frame_tics(200, fps)
+    tics = my_way_home.frame_tics(200, fps)
     assert tics[0] == 0
     assert len(tics) == 200
     assert all(abs(tic - frame * 35 / fps) <= 0.5 for frame, tic in enumerate(tics))
@@ -115,7 +117,7 @@ def test_rate_is_right_on_average(fps):
 
 def test_engine_advances_by_the_tics_of_each_frame(monkeypatch):
     held = []
-    walk_to = maze._walk_to
+    walk_to = my_way_home._walk_to
 
     def count(game, walker, now, tic):
         before = game.get_episode_time()
@@ -123,9 +125,9 @@ def test_engine_advances_by_the_tics_of_each_frame(monkeypatch):
         held.append(game.get_episode_time() - before)
         return reached
 
-    monkeypatch.setattr(maze, "_walk_to", count)
-    next(maze.maze_videos(config(num_frames=40, fps=7.3)))
-    assert held[1:] == np.diff(maze.frame_tics(40, 7.3)).tolist()
+    monkeypatch.setattr(my_way_home, "_walk_to", count)
+    next(my_way_home.maze_videos(config(num_frames=40, fps=7.3)))
+    assert held[1:] == np.diff(my_way_home.frame_tics(40, 7.3)).tolist()
 
 
 def test_every_frame_moves_and_overlaps_the_last(walks):
@@ -163,15 +165,15 @@ def test_walks_see_the_maze(walks):
 
 
 def test_an_episode_that_ends_is_drawn_anew(monkeypatch):
-    attempts, render = [], maze._render_walk
+    attempts, render = [], my_way_home._render_walk
 
     def end_early_once(game, settings, rng):
         attempts.append(rng.bit_generator.state["state"]["state"])
         frames = render(game, settings, rng)
         return frames[:5] if len(attempts) == 1 else frames
 
-    monkeypatch.setattr(maze, "_render_walk", end_early_once)
-    _, frames, _ = next(maze.maze_videos(CONFIG))
+    monkeypatch.setattr(my_way_home, "_render_walk", end_early_once)
+    _, frames, _ = next(my_way_home.maze_videos(CONFIG))
     assert len(frames) == CONFIG.num_frames
     assert len(set(attempts)) == 2
 
@@ -179,21 +181,25 @@ def test_an_episode_that_ends_is_drawn_anew(monkeypatch):
 def test_reaching_the_vest_ends_the_walk_and_is_reported(monkeypatch):
     # A walker that heads for the vest: the engine ends the episode, every time.
     def act(self, x, y, angle):
-        turn = maze_walk._turn_between(angle, maze_walk._bearing((x, y), (1040, -352)))
+        turn = my_way_home_walk._turn_between(
+            angle, my_way_home_walk._bearing((x, y), (1040, -352))
+        )
         return [0.0, 0.0, -turn] if abs(turn) > 1 else [60.0, 0.0, 0.0]
 
-    monkeypatch.setattr(maze_walk.Walker, "act", act)
-    monkeypatch.setattr(maze, "_WARM_UP", 1)
-    monkeypatch.setattr(maze, "_MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(my_way_home_walk.Walker, "act", act)
+    monkeypatch.setattr(my_way_home, "_WARM_UP", 1)
+    monkeypatch.setattr(my_way_home, "_MAX_ATTEMPTS", 3)
     # A seed whose episode starts in the room next to the vest.
-    monkeypatch.setattr(maze, "video_seeds", lambda *_: (654007952, np.random.default_rng(0)))
+    monkeypatch.setattr(
+        my_way_home, "video_seeds", lambda *_: (654007952, np.random.default_rng(0))
+    )
     with pytest.raises(RuntimeError, match="ended early 3 times"):
-        next(maze.maze_videos(config(num_frames=100)))
+        next(my_way_home.maze_videos(config(num_frames=100)))
 
 
 def test_leaves_the_working_directory_clean(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    walk = maze.maze_videos(config(num_frames=2))
+    walk = my_way_home.maze_videos(config(num_frames=2))
     next(walk)
     assert pathlib.Path.cwd() == tmp_path
     assert not list(tmp_path.iterdir())
@@ -202,10 +208,12 @@ def test_leaves_the_working_directory_clean(tmp_path, monkeypatch):
 
 
 def test_abandoned_iterator_closes_the_engine(tmp_path, monkeypatch):
-    games, set_up = [], maze._set_up
-    monkeypatch.setattr(maze.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(maze, "_set_up", lambda game, *a: (games.append(game), set_up(game, *a)))
-    walk = maze.maze_videos(config(num_frames=2))
+    games, set_up = [], my_way_home._set_up
+    monkeypatch.setattr(my_way_home.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(
+        my_way_home, "_set_up", lambda game, *a: (games.append(game), set_up(game, *a))
+    )
+    walk = my_way_home.maze_videos(config(num_frames=2))
     next(walk)
     assert games[0].is_running()
     assert list(tmp_path.iterdir())
@@ -238,11 +246,13 @@ def test_bad_settings_name_the_fix(changes, message):
 def test_missing_vizdoom_names_the_fix(monkeypatch):
     monkeypatch.setitem(sys.modules, "vizdoom", None)
     with pytest.raises(ImportError, match=r"pip install -e '\.\[maze\]'"):
-        next(maze.maze_videos(CONFIG))
+        next(my_way_home.maze_videos(CONFIG))
 
 
 def test_import_does_not_need_vizdoom():
-    program = "import sys; sys.modules['vizdoom'] = None; import maskflow_jax.data.maze"
+    program = (
+        "import sys; sys.modules['vizdoom'] = None; import maskflow_jax.data.sources.my_way_home"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, env=os.environ)
 
 
@@ -254,7 +264,7 @@ def test_walls_push_the_walker_off(angle):
         for (x1, y1), (x2, y2) in itertools.pairwise(corners)
     ]
     room = types.SimpleNamespace(sectors=[types.SimpleNamespace(lines=walls)], objects=[])
-    walker = maze_walk.Walker(maze_walk.floor_plan(room), np.random.default_rng(0))
+    walker = my_way_home_walk.Walker(my_way_home_walk.floor_plan(room), np.random.default_rng(0))
     assert walker._push_off(np.array([100, 100]), angle) == (0, 0)
     ahead, left = walker._push_off(np.array([20, 100]), angle)  # the wall is to the west
     push = (ahead + 1j * left) * np.exp(1j * np.radians(angle))  # x + iy

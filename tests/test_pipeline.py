@@ -9,8 +9,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from maskflow_jax.data.dataset import read_token_dataset, write_token_dataset
 from maskflow_jax.data.pipeline import clip_batches, eval_clips
-from maskflow_jax.data.token_dataset import read_token_dataset, write_token_dataset
 
 LENGTHS = [12, 13, 12, 20, 12, 15, 17]
 

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from videos import MeanEncoder, contents, greys, moving, preparation, prepare, write_video
 
-from maskflow_jax.data import decoding, work_directory
-from maskflow_jax.data.assembly import assemble
-from maskflow_jax.data.decoders import DecoderDiedError
-from maskflow_jax.data.estimates import estimate, measure_throughput
-from maskflow_jax.data.items import Item, Listing, make_listing
-from maskflow_jax.data.preparation import in_shard, prepare_items
-from maskflow_jax.data.token_dataset import read_token_dataset
-from maskflow_jax.data.work_directory import PreparationError
-from maskflow_jax.video_decoding import TimedFrame
+from maskflow_jax.data.dataset import read_token_dataset
+from maskflow_jax.data.preparation import decoding, work_directory
+from maskflow_jax.data.preparation.assembly import assemble
+from maskflow_jax.data.preparation.decoders import DecoderDiedError
+from maskflow_jax.data.preparation.estimates import estimate, measure_throughput
+from maskflow_jax.data.preparation.run import in_shard, prepare_items
+from maskflow_jax.data.preparation.work_directory import PreparationError
+from maskflow_jax.data.sources.items import Item, Listing, make_listing
+from maskflow_jax.io.video_decoding import TimedFrame
 
 NAMES = ("a.mp4", "b/ü 日.mp4", "b/c.mp4", "d.mkv", "e.mp4", "f.mp4")
 
@@ -61,7 +61,7 @@ def test_dataset_holds_the_tokens_of_the_frames(folder, expected, tmp_path):
         assert [video["id"] for video in videos] == sorted(video["id"] for video in videos)
     assert sorted(found) == sorted(NAMES)
     source = videos.metadata["source"]
-    assert (source["name"], source["fps"]) == ("video_folder", 5)
+    assert (source["name"], source["fps"]) == ("video_files", 5)
     assert source["transform"] == prep.transform.describe()
     assert str(folder) not in json.dumps(source)
     for name, line in manifest(tmp_path / "out").items():
@@ -99,7 +99,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[3:]
 from videos import MeanEncoder, preparation
-from maskflow_jax.data.preparation import prepare_items
+from maskflow_jax.data.preparation.run import prepare_items
 prep = preparation(Path(sys.argv[1]), Path(sys.argv[2]), fps=5)
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
 encoder = MeanEncoder(fail_at=6, error=kill)

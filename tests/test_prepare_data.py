@@ -15,14 +15,14 @@ from videos import MeanEncoder, contents, moving, write_video
 
 from configs import own_videos
 from launch import preparing, training
-from maskflow_jax import video_io
-from maskflow_jax.data.token_dataset import read_token_dataset
-from maskflow_jax.data.work_directory import PreparationError
-from maskflow_jax.tokenizers.codec import Codec
+from maskflow_jax.data.dataset import read_token_dataset
+from maskflow_jax.data.preparation.work_directory import PreparationError
+from maskflow_jax.io import video_files
+from maskflow_jax.tokenizers.tokenizer import Codec
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {
-    "source": "video_folder",
+    "source": "video_files",
     "fps": 5.0,
     "min_frames": 4,
     "test_fraction": 0.3,
@@ -75,9 +75,9 @@ def test_dataset_is_what_the_codec_makes_of_the_files(world, dataset):
         found |= {video["id"]: video for video in read_token_dataset(dataset, split)}
     assert len(found) == 9
     for name in ("0.mp4", "4.avi", "8.gif"):
-        frames, fps = video_io.read_video(world / "films" / name)
+        frames, fps = video_files.read_video(world / "films" / name)
         assert fps == pytest.approx(10)
-        shown = video_io.square_frames(frames[::2], 8)
+        shown = video_files.square_frames(frames[::2], 8)
         np.testing.assert_array_equal(found[name]["tokens"], codec.encode(shown))
     assert not (world / "made.work").exists()
 
@@ -134,7 +134,7 @@ def test_failures_decide_the_exit_code(world, tmp_path, caplog):
 
 
 def test_impossible_flags(world, tmp_path):
-    with pytest.raises(ValueError, match="video_folder takes no fps"):
+    with pytest.raises(ValueError, match="video_files takes no fps"):
         run(world, tmp_path / "out", source_fps=3)
     with pytest.raises(ValueError, match=r"no videos.*suffix \.txt"):
         (tmp_path / "in").mkdir()
@@ -154,9 +154,9 @@ def test_defaults_come_from_the_source():
     made = preparing.make_preparation(MeanEncoder(), values)
     assert (made.transform.fps, made.transform.min_frames) == (8, 20)
     assert made.transform.crop == (1, 2, 3, 4)
-    made = preparing.make_preparation(MeanEncoder(), values | {"source": "video_folder"})
+    made = preparing.make_preparation(MeanEncoder(), values | {"source": "video_files"})
     assert made.transform.fps is None
-    images = values | {"source": "image_sequence", "source_fps": 12.0, "frame_interval": 3}
+    images = values | {"source": "images", "source_fps": 12.0, "frame_interval": 3}
     assert preparing.make_preparation(MeanEncoder(), images).describe()["fps"] == 4
 
 
@@ -226,7 +226,7 @@ def test_segments_are_checked_before_any_work(world, tmp_path):
 def test_output_is_where_its_link_leads_and_outside_the_input(tmp_path, monkeypatch):
     (tmp_path / "far").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "far")
-    values = {"source": "video_folder", "input": "~/in", "output": f"{tmp_path}/link"}
+    values = {"source": "video_files", "input": "~/in", "output": f"{tmp_path}/link"}
     monkeypatch.setenv("HOME", str(tmp_path))
     made = preparing.make_preparation(MeanEncoder(), values)
     assert made.output == tmp_path.resolve() / "far"

@@ -16,11 +16,11 @@ from safetensors.numpy import load_file
 from configs import maze
 from launch import comparing, sample, tokenizing, training, trajectories
 from launch.rollouts import load_run
-from maskflow_jax import video_io
-from maskflow_jax.data.maze import MazeConfig, maze_videos
-from maskflow_jax.data.token_dataset import read_token_dataset
+from maskflow_jax.data.dataset import read_token_dataset
+from maskflow_jax.data.sources.my_way_home import MazeConfig, maze_videos
 from maskflow_jax.evaluation.token_statistics import code_groups
-from maskflow_jax.tokenizers.codec import PRETRAINED, Codec, save_tokenizer
+from maskflow_jax.io import video_files
+from maskflow_jax.tokenizers.tokenizer import PRETRAINED, Codec, save_tokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,7 +89,7 @@ def test_sample_extends_held_out_videos_and_writes_all_files(run, tmp_path):
     np.testing.assert_array_equal(written["known"].all(axis=(1, 2)), np.arange(9) < 1)
     np.testing.assert_array_equal(written["tokens"][:1], held_out[:1])
     for suffix in (".mp4", ".gif"):
-        frames, fps = video_io.read_video(tmp_path / f"sample_00001{suffix}")
+        frames, fps = video_files.read_video(tmp_path / f"sample_00001{suffix}")
         assert (len(frames), frames.shape[1]) == (9, 256)
         assert fps == pytest.approx(10, rel=0.02)
     # The same video in another batch size, and samples are never overwritten.
@@ -101,12 +101,12 @@ def test_sample_extends_held_out_videos_and_writes_all_files(run, tmp_path):
 
 def test_sample_from_a_file_and_from_nothing(run, tmp_path):
     frames = np.random.default_rng(0).integers(0, 255, (30, 48, 90, 3), dtype=np.uint8)
-    video_io.write_mp4(tmp_path / "walk.mp4", frames, 30)
+    video_files.write_mp4(tmp_path / "walk.mp4", frames, 30)
     written = run_sample(
         run, tmp_path / "file", f"--context={tmp_path}/walk.mp4", "--context_frames=2"
     )
-    pixels, _ = video_io.read_video(tmp_path / "walk.mp4")
-    expected = Codec.load("maze").encode(video_io.square_frames(pixels[[-4, -1]], 64))
+    pixels, _ = video_files.read_video(tmp_path / "walk.mp4")
+    expected = Codec.load("maze").encode(video_files.square_frames(pixels[[-4, -1]], 64))
     np.testing.assert_array_equal(written["tokens"][:2], expected)
     too_long = ("--task=inbetween", "--length=12")
     with pytest.raises(ValueError, match="lower --context_frames"):

@@ -13,9 +13,9 @@ import tiny
 from flax import nnx
 
 from launch import reconstructing
-from maskflow_jax import video_io
 from maskflow_jax.evaluation import reconstruction
-from maskflow_jax.tokenizers.codec import Codec, save_tokenizer
+from maskflow_jax.io import video_files
+from maskflow_jax.tokenizers.tokenizer import Codec, save_tokenizer
 from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ def videos(tmp_path_factory):
     rng = np.random.default_rng(0)
     for name in ("a/one.mp4", "two.mp4"):
         frames = rng.integers(0, 256, (6, 24, 36, 3), dtype=np.uint8)
-        video_io.write_mp4(folder / name, frames, 8)
+        video_files.write_mp4(folder / name, frames, 8)
     (folder / "broken.AVI").write_bytes(b"no video")
     (folder / "notes.txt").write_text("nothing")
     return folder
@@ -103,7 +103,7 @@ def test_the_report_of_a_folder(folder, videos, tmp_path):
     assert skipped["video"].endswith("broken.AVI")
     assert f"| PSNR, mean over frames | {mean:.2f} dB |" in done.stdout
     assert "| files skipped | 1 |" in done.stdout
-    shown, fps = video_io.read_video(tmp_path / "video_001.mp4")
+    shown, fps = video_files.read_video(tmp_path / "video_001.mp4")
     # Real | gap | reconstructed, 16 times as large.
     assert shown.shape[:3] == (5, 256, 16 * (16 + 2 + 16))
     assert fps == pytest.approx(8, rel=0.02)
@@ -141,7 +141,7 @@ def test_the_report_of_another_source(tmp_path):
     sizes = {"num_videos": 2, "num_frames": 4, "num_shown": 1}
     settings = {"fps": 5.0, "key": "video"}
     contents = reconstructing.report(
-        Blurring(), str(tmp_path), tmp_path, kind="numpy_arrays", settings=settings, **sizes
+        Blurring(), str(tmp_path), tmp_path, kind="arrays", settings=settings, **sizes
     )
     assert [(entry["video"], entry["frames"]) for entry in contents["by_video"]] == [("a.npz", 4)]
     with pytest.raises(ValueError, match="unknown source 'arrays'"):

@@ -10,11 +10,11 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from videos import moving, write_video
 
-from maskflow_jax.data import sources
-from maskflow_jax.data.decoding import Outcome, decode_item
-from maskflow_jax.data.frame_transforms import FrameTransform
-from maskflow_jax.data.items import Item, describe, files_under, natural_key
-from maskflow_jax.data.sources import make_source
+from maskflow_jax.data.preparation.decoding import Outcome, decode_item
+from maskflow_jax.data.preparation.frame_transforms import FrameTransform
+from maskflow_jax.data.sources import registry
+from maskflow_jax.data.sources.items import Item, describe, files_under, natural_key
+from maskflow_jax.data.sources.registry import make_source
 
 
 def read(source, item):
@@ -41,19 +41,19 @@ def test_natural_order():
 
 
 def test_unknown_settings_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown source 'movies'.*video_folder.*tfds_videos"):
+    with pytest.raises(ValueError, match=r"unknown source 'movies'.*video_files.*tfds"):
         make_source("movies", {})
-    with pytest.raises(ValueError, match=r"video_folder takes no fps.*root, split_folders"):
-        make_source("video_folder", {"root": tmp_path, "fps": 3})
-    with pytest.raises(ValueError, match="image_sequence needs fps"):
-        make_source("image_sequence", {"root": tmp_path, "fps": None})
+    with pytest.raises(ValueError, match=r"video_files takes no fps.*root, split_folders"):
+        make_source("video_files", {"root": tmp_path, "fps": 3})
+    with pytest.raises(ValueError, match="images needs fps"):
+        make_source("images", {"root": tmp_path, "fps": None})
     with pytest.raises(FileNotFoundError, match="no folder"):
-        make_source("video_folder", {"root": tmp_path / "x"}).listing()
+        make_source("video_files", {"root": tmp_path / "x"}).listing()
 
 
-@pytest.mark.parametrize("name", sources.SOURCES)
+@pytest.mark.parametrize("name", registry.SOURCES)
 def test_descriptions_are_json_without_the_folder(tmp_path, name):
-    needed = {"fps": 5.0} if name in ("image_sequence", "numpy_arrays") else {}
+    needed = {"fps": 5.0} if name in ("images", "arrays") else {}
     source = make_source(name, {"root": tmp_path, **needed})
     assert describe(source)["name"] == name
     assert str(tmp_path) not in repr(describe(source))
@@ -64,11 +64,11 @@ def test_video_folder_takes_splits_from_folders(tmp_path):
     for name in ("train/a.mp4", "test/b/c.avi", "other/d.gif", "train.mp4"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    items = by_id(make_source("video_folder", {"root": tmp_path, "split_folders": True}))
+    items = by_id(make_source("video_files", {"root": tmp_path, "split_folders": True}))
     assert {name: item.split for name, item in items.items()} == {
         "train/a.mp4": "train", "test/b/c.avi": "test", "other/d.gif": None, "train.mp4": None
     }  # fmt: skip
-    assert not any(item.split for item in by_id(make_source("video_folder", {"root": tmp_path}))
+    assert not any(item.split for item in by_id(make_source("video_files", {"root": tmp_path}))
                    .values())  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def test_what_is_no_file_or_hidden_is_ignored(tmp_path):
         (tmp_path / name).touch()
     os.mkfifo(tmp_path / "pipe.mp4")
     (tmp_path / "lost.mp4").symlink_to(tmp_path / "nowhere")
-    source = make_source("video_folder", {"root": tmp_path})
+    source = make_source("video_files", {"root": tmp_path})
     assert sorted(by_id(source)) == ["a.mp4", "lost.mp4"]
     assert dict(source.listing().ignored) == {
         ".git/b.mp4": "in a hidden folder",
@@ -142,7 +142,7 @@ def test_numpy_arrays(tmp_path):
         np.save(tmp_path / f"{name}.npy", array)
     np.savez(tmp_path / "film.npz", film=video, mask=np.zeros((5, 9)), rate=3.0)
     np.savez(tmp_path / "two.npz", a=video, b=video[::-1])
-    source = make_source("numpy_arrays", {"root": tmp_path, "fps": 4.0})
+    source = make_source("arrays", {"root": tmp_path, "fps": 4.0})
     items = by_id(source)
     grey = np.repeat(video[..., :1], 3, -1)
     expected = {"grey": grey, "one": grey, "four": video, "fortran": video}
@@ -154,7 +154,7 @@ def test_numpy_arrays(tmp_path):
     assert "2 arrays of video, it has a, b: name one with --array_key" in failure(
         source, items["two.npz"]
     )
-    keyed = make_source("numpy_arrays", {"root": tmp_path, "fps": 4.0, "key": "b"})
+    keyed = make_source("arrays", {"root": tmp_path, "fps": 4.0, "key": "b"})
     np.testing.assert_array_equal(read(keyed, items["two.npz"])[0], video[::-1])
     assert "no array 'b', it has film" in failure(keyed, items["film.npz"])
 
@@ -192,7 +192,7 @@ def test_bad_numpy_files(tmp_path):
         "text.npy": "",
         "words.npz": "it has nothing",
     }
-    source = make_source("numpy_arrays", {"root": tmp_path, "fps": 4.0})
+    source = make_source("arrays", {"root": tmp_path, "fps": 4.0})
     items = by_id(source)
     assert items.keys() == reasons.keys()
     for name, reason in reasons.items():
@@ -246,7 +246,7 @@ def test_image_sequence(tmp_path):
     Image.fromarray(grey).save(tmp_path / "kinds/2.png")
     Image.fromarray(grey.astype(np.uint16) * 256 + 255).save(tmp_path / "kinds/3.png")
     Image.fromarray(np.dstack([video[0], grey])).save(tmp_path / "kinds/4.png")
-    source = make_source("image_sequence", {"root": tmp_path, "fps": 4.0})
+    source = make_source("images", {"root": tmp_path, "fps": 4.0})
     items = by_id(source)
     frames, starts = read(source, items["a/b"])
     np.testing.assert_array_equal(frames, video)
@@ -265,7 +265,7 @@ def test_bad_images(tmp_path):
     (tmp_path / "cut/1.png").write_bytes(data[: len(data) // 2])
     Image.fromarray(moving(1, 9, 9)[0]).save(tmp_path / "sizes/2.png")
     (tmp_path / "text/2.png").write_text("image")
-    source = make_source("image_sequence", {"root": tmp_path, "fps": 4.0})
+    source = make_source("images", {"root": tmp_path, "fps": 4.0})
     items = by_id(source)
     assert "cut/1.png cannot be read as an image" in failure(source, items["cut"])
     assert "sizes/2.png has another size" in failure(source, items["sizes"])
@@ -298,7 +298,7 @@ def test_tfds_videos(tmp_path, file_format):
         pytest.importorskip("tensorflow")
     Films(data_dir=tmp_path, file_format=file_format).download_and_prepare()
     settings = {"dataset": "films", "fps": 4.0, "root": tmp_path}
-    source = make_source("tfds_videos", settings)
+    source = make_source("tfds", settings)
     items = by_id(source)
     assert sorted(items) == [
         *(f"train/{i:08d}" for i in range(4)), *(f"validation/{i:08d}" for i in range(2))
@@ -317,9 +317,9 @@ def test_tfds_videos(tmp_path, file_format):
     digests = [outcome.facts["sha256"] for outcome in outcomes]
     assert digests[0] == digests[1] != digests[2]
     with pytest.raises(ValueError, match=r"features clip, label.*--array_key"):
-        make_source("tfds_videos", settings | {"key": "label"}).listing()
+        make_source("tfds", settings | {"key": "label"}).listing()
     with pytest.raises(FileNotFoundError, match="no dataset 'nowhere'"):
-        make_source("tfds_videos", settings | {"dataset": "nowhere"}).listing()
+        make_source("tfds", settings | {"dataset": "nowhere"}).listing()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bad CRC"), StopIteration()])

@@ -13,12 +13,12 @@ from flax import nnx
 from laws import quick_jit
 from tiny import OPTIMIZER, assert_same, host_copy, quick_compilation, resolved_config
 
-from maskflow_jax import sharding
 from maskflow_jax.flow.corruption import mask_tokens
 from maskflow_jax.flow.frame_times import MIN_TIME, frame
 from maskflow_jax.flow.schedules import quadratic
 from maskflow_jax.flow.weighting import WEIGHTINGS, snr
-from maskflow_jax.training import experiment
+from maskflow_jax.parallel import sharding
+from maskflow_jax.training import trainer
 from maskflow_jax.training.loop import held_out
 from maskflow_jax.training.objective import Layout, weighted_head_loss
 from maskflow_jax.training.state import init_state
@@ -93,7 +93,7 @@ def test_a_step_is_its_definition(world):
 def test_one_compilation_donated_buffers_and_pinned_shardings(world):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # jax warns of donated buffers that it cannot use
-        build = experiment.model_builder(world.config)
+        build = trainer.model_builder(world.config)
         with quick_compilation():
             graphdef, state = init_state(build, world.optimizer, jax.random.key(0), world.mesh)
             train_step = make_train_step(graphdef, world.flow, world.optimizer, OPTIMIZER, state)
@@ -237,7 +237,7 @@ def test_a_batch_that_cannot_be_cut_is_refused(world):
 
 def test_bfloat16_compute_keeps_float32_parameters(world):
     config = resolved_config(model__dtype="bfloat16")
-    build = experiment.model_builder(config)
+    build = trainer.model_builder(config)
     with quick_compilation():
         graphdef, state = init_state(build, world.optimizer, jax.random.key(0), world.mesh)
         step = make_train_step(graphdef, world.flow, world.optimizer, OPTIMIZER, state)

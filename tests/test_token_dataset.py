@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskflow_jax.data.token_dataset import (
+from maskflow_jax.data.dataset import (
     check_tokenizer,
     read_token_dataset,
     write_token_dataset,
@@ -86,7 +86,7 @@ find = PathFinder.find_spec
 def without(cls, name, path=None, target=None):
     return None if name.split(".")[0] == "tensorflow" else find(name, path, target)
 PathFinder.find_spec = classmethod(without)
-from maskflow_jax.data.token_dataset import read_token_dataset, write_token_dataset
+from maskflow_jax.data.dataset import read_token_dataset, write_token_dataset
 
 directory, tokenizer = sys.argv[1], json.loads(sys.argv[2])
 tokens = np.arange(5 * 6).reshape(5, 2, 3)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from maskflow_jax import torch_files
-from maskflow_jax.torch_files import read_state_dict, read_torch_file, write_state_dict
+from maskflow_jax.io import torch_files
+from maskflow_jax.io.torch_files import read_state_dict, read_torch_file, write_state_dict
 
 ARRAYS = {
     "a.weight": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32),
@@ -243,7 +243,7 @@ def test_without_torch_pickles_name_the_extra(tmp_path, monkeypatch):
 def test_reading_safetensors_imports_no_torch(tmp_path):
     write_state_dict(tmp_path / "w.safetensors", ARRAYS)
     program = (
-        "import sys; from maskflow_jax.torch_files import read_state_dict; "
+        "import sys; from maskflow_jax.io.torch_files import read_state_dict; "
         f"read_state_dict({str(tmp_path / 'w.safetensors')!r}); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -22,8 +22,8 @@ from tiny import (
 )
 
 from launch import training
+from maskflow_jax.io.video_files import read_video
 from maskflow_jax.training.loop import NonFiniteLossError
-from maskflow_jax.video_io import read_video
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("compilation_cache")  # all runs here are one program

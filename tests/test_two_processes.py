@@ -21,9 +21,9 @@ from jax.experimental import multihost_utils
 from test_checkpoints import CONFIG, Gate, make_state
 
 from launch import outputs, sample, training
+from maskflow_jax.data.dataset import read_token_dataset
 from maskflow_jax.data.pipeline import clip_batches
-from maskflow_jax.data.token_dataset import read_token_dataset
-from maskflow_jax.distributed import Launch, connect
+from maskflow_jax.parallel.processes import Launch, connect
 from maskflow_jax.training import metrics
 from maskflow_jax.training.checkpoints import Checkpoints
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from videos import greys, moving, write_video
 
-from maskflow_jax import video_decoding
-from maskflow_jax.video_decoding import iterate_frames, read_header
+from maskflow_jax.io import video_decoding
+from maskflow_jax.io.video_decoding import iterate_frames, read_header
 
 KINDS = {  # suffix, codec, pixel format, least PSNR
     "mp4": ("libx264", "yuv420p", 30),

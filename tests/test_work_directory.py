@@ -5,10 +5,10 @@ import resource
 import pytest
 from videos import MeanEncoder, contents, moving, preparation, prepare, write_video
 
-from maskflow_jax.data import assembly, work_directory
-from maskflow_jax.data.assembly import assemble
-from maskflow_jax.data.preparation import prepare_items
-from maskflow_jax.data.work_directory import PreparationError
+from maskflow_jax.data.preparation import assembly, work_directory
+from maskflow_jax.data.preparation.assembly import assemble
+from maskflow_jax.data.preparation.run import prepare_items
+from maskflow_jax.data.preparation.work_directory import PreparationError
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from flax import nnx
 from laws import quick_jit
 
 from configs import maze
-from maskflow_jax import sharding
+from maskflow_jax.data.dataset import read_token_dataset, write_token_dataset
 from maskflow_jax.data.pipeline import clip_batches
-from maskflow_jax.data.token_dataset import read_token_dataset, write_token_dataset
-from maskflow_jax.tokenizers.codec import Codec, save_tokenizer
+from maskflow_jax.parallel import sharding
+from maskflow_jax.tokenizers.tokenizer import Codec, save_tokenizer
 from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
-from maskflow_jax.training import experiment
+from maskflow_jax.training import trainer
 from maskflow_jax.training.optimizer import OptimizerConfig, make_optimizer
 from maskflow_jax.training.state import init_state
 from maskflow_jax.training.steps import make_eval_step, make_train_step
@@ -129,8 +129,8 @@ class World:
         write_videos(directory)
         self.config = resolved_config(**changes)
         self.directory, self.mesh = directory, mesh or sharding.make_mesh()
-        self.flow, self.optimizer = experiment.make_flow(self.config), make_optimizer(OPTIMIZER)
-        build = experiment.model_builder(self.config)
+        self.flow, self.optimizer = trainer.make_flow(self.config), make_optimizer(OPTIMIZER)
+        build = trainer.model_builder(self.config)
         with quick_compilation():
             self.graphdef, state = init_state(build, self.optimizer, jax.random.key(0), self.mesh)
             self.train_step = make_train_step(

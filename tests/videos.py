@@ -5,11 +5,11 @@ import fractions
 import av
 import numpy as np
 
-from maskflow_jax.data.assembly import assemble
-from maskflow_jax.data.frame_transforms import FrameTransform
-from maskflow_jax.data.preparation import Preparation, prepare_items
-from maskflow_jax.data.video_folder import VideoFolder
-from maskflow_jax.video_decoding import TimedFrame
+from maskflow_jax.data.preparation.assembly import assemble
+from maskflow_jax.data.preparation.frame_transforms import FrameTransform
+from maskflow_jax.data.preparation.run import Preparation, prepare_items
+from maskflow_jax.data.sources.video_files import VideoFolder
+from maskflow_jax.io.video_decoding import TimedFrame
 
 
 class MeanEncoder:

@@ -16,7 +16,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from maskflow_jax.data.token_dataset import TokenVideos
+from maskflow_jax.data.dataset import TokenVideos
 
 # Batches are read ahead by threads: reading and unpacking records releases the GIL.
 _READ_OPTIONS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)

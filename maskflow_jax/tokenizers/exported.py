@@ -28,7 +28,7 @@ import numpy as np
 from absl import logging
 
 from maskflow_jax.tokenizers import batching
-from maskflow_jax.tokenizers.codec import to_uint8, to_unit_range
+from maskflow_jax.tokenizers.tokenizer import to_uint8, to_unit_range
 
 KIND = "torch_export"
 FILES = ("config.json", "encoder.pt2", "decoder.pt2")

@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from maskflow_jax import sharding
+from maskflow_jax.parallel import sharding
 from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.metrics import MetricWriter, summarise_bins
 from maskflow_jax.training.state import TrainState

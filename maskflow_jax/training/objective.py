@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from maskflow_jax import sharding
 from maskflow_jax.flow import losses
+from maskflow_jax.parallel import sharding
 
 
 @dataclasses.dataclass(frozen=True)

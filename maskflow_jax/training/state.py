@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from maskflow_jax import sharding
+from maskflow_jax.parallel import sharding
 
 TrainState = dict[str, Any]
 """`step` int32 scalar, `params`, `ema_params` (nested dicts of float32), `opt_state` (optax)."""

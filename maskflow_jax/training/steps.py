@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from maskflow_jax import sharding
 from maskflow_jax.flow.corruption import mask_tokens
 from maskflow_jax.flow.frame_times import MIN_TIME
 from maskflow_jax.flow.schedules import Schedule
+from maskflow_jax.parallel import sharding
 from maskflow_jax.training.objective import Layout, weighted_head_loss
 from maskflow_jax.training.optimizer import OptimizerConfig, ema_rate
 from maskflow_jax.training.state import TrainState

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from maskflow_jax.data.decoders import decoded
-from maskflow_jax.data.decoding import Outcome
-from maskflow_jax.data.frame_transforms import FrameTransform
-from maskflow_jax.data.items import Item, describe, stable_hash
-from maskflow_jax.data.token_dataset import MAX_CODEBOOK_SIZE
-from maskflow_jax.data.work_directory import FAILED, WRITTEN, TokenWriter, WorkDirectory
+from maskflow_jax.data.dataset import MAX_CODEBOOK_SIZE
+from maskflow_jax.data.preparation.decoders import decoded
+from maskflow_jax.data.preparation.decoding import Outcome
+from maskflow_jax.data.preparation.frame_transforms import FrameTransform
+from maskflow_jax.data.preparation.work_directory import FAILED, WRITTEN, TokenWriter, WorkDirectory
+from maskflow_jax.data.sources.items import Item, describe, stable_hash
 
 
 class Encoder(Protocol):

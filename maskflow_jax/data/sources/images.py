@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from maskflow_jax.data.items import (
+from maskflow_jax.data.sources.items import (
     Item,
     Listing,
     folder_split,
@@ -22,7 +22,7 @@ from maskflow_jax.data.items import (
     natural_key,
     split_files,
 )
-from maskflow_jax.video_decoding import TimedFrame
+from maskflow_jax.io.video_decoding import TimedFrame
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 

@@ -19,10 +19,15 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from maskflow_jax.data.items import Item, Listing
-from maskflow_jax.data.preparation import Preparation
-from maskflow_jax.data.token_dataset import Video, write_token_dataset
-from maskflow_jax.data.work_directory import FAILED, WRITTEN, PreparationError, WorkDirectory
+from maskflow_jax.data.dataset import Video, write_token_dataset
+from maskflow_jax.data.preparation.run import Preparation
+from maskflow_jax.data.preparation.work_directory import (
+    FAILED,
+    WRITTEN,
+    PreparationError,
+    WorkDirectory,
+)
+from maskflow_jax.data.sources.items import Item, Listing
 
 FILTERED, IGNORED = "filtered", "ignored"
 MANIFEST = "manifest.jsonl"

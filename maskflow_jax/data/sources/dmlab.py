@@ -11,10 +11,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from maskflow_jax.data.faceforensics import check_size
-from maskflow_jax.data.items import Item, Listing
-from maskflow_jax.data.numpy_arrays import array_length, iterate_array, list_arrays
-from maskflow_jax.video_decoding import TimedFrame
+from maskflow_jax.data.sources.arrays import array_length, iterate_array, list_arrays
+from maskflow_jax.data.sources.faceforensics import check_size
+from maskflow_jax.data.sources.items import Item, Listing
+from maskflow_jax.io.video_decoding import TimedFrame
 
 SIDE = 64
 
@@ -42,7 +42,7 @@ class DMLab:
     def open(self, item: Item) -> Iterator[TimedFrame]:
         """The episode's frames; ValueError if they have another size."""
         for frame in iterate_array(item.paths[0], self.fps, self.key):
-            check_size(frame, SIDE, "--source=numpy_arrays")
+            check_size(frame, SIDE, "--source=arrays")
             yield frame
 
     def length(self, item: Item) -> tuple[float, float]:

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from maskflow_jax.data.items import Item, Listing, make_listing
-from maskflow_jax.data.numpy_arrays import check_video, to_rgb
-from maskflow_jax.video_decoding import TimedFrame
+from maskflow_jax.data.sources.arrays import check_video, to_rgb
+from maskflow_jax.data.sources.items import Item, Listing, make_listing
+from maskflow_jax.io.video_decoding import TimedFrame
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from maskflow_jax.data.token_dataset import Video, write_token_dataset
+from maskflow_jax.data.dataset import Video, write_token_dataset
 
 ENDS = ("inclusive", "exclusive")
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskflow_jax.data import maze_walk
+from maskflow_jax.data.sources import my_way_home_walk
 
 TICS_PER_SECOND = 35  # fixed in the Doom engine
 SPLITS = ("train", "test")
@@ -195,7 +195,7 @@ def _render_video(game: Any, config: MazeConfig, index: int) -> np.ndarray:
 
 def _render_walk(game: Any, config: MazeConfig, rng: np.random.Generator) -> list[np.ndarray]:
     """Frames of one episode: fewer than asked for if the episode ends first."""
-    walker = maze_walk.Walker(maze_walk.floor_plan(game.get_state()), rng)
+    walker = my_way_home_walk.Walker(my_way_home_walk.floor_plan(game.get_state()), rng)
     frames, now, warm_up = [], 0, int(rng.integers(_WARM_UP))
     for tic in frame_tics(config.num_frames, config.fps):
         now = _walk_to(game, walker, now, tic + warm_up)
@@ -205,7 +205,7 @@ def _render_walk(game: Any, config: MazeConfig, rng: np.random.Generator) -> lis
     return frames
 
 
-def _walk_to(game: Any, walker: maze_walk.Walker, now: int, tic: int) -> int:
+def _walk_to(game: Any, walker: my_way_home_walk.Walker, now: int, tic: int) -> int:
     """Walks until `tic`, holding each action for a few tics; returns the tic reached."""
     while now < tic and not game.is_episode_finished():
         hold = math.ceil((tic - now) / math.ceil((tic - now) / _MAX_HOLD))

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from maskflow_jax.data.items import Item, Listing, make_listing
-from maskflow_jax.data.video_folder import SUFFIXES, header_length, list_videos
-from maskflow_jax.video_decoding import TimedFrame, iterate_frames
+from maskflow_jax.data.sources.items import Item, Listing, make_listing
+from maskflow_jax.data.sources.video_files import SUFFIXES, header_length, list_videos
+from maskflow_jax.io.video_decoding import TimedFrame, iterate_frames
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from maskflow_jax.data.decoding import Outcome, decode_item
-from maskflow_jax.data.frame_transforms import FrameTransform
-from maskflow_jax.data.items import Item
+from maskflow_jax.data.preparation.decoding import Outcome, decode_item
+from maskflow_jax.data.preparation.frame_transforms import FrameTransform
+from maskflow_jax.data.sources.items import Item
 
 Message = tuple[int, np.ndarray | Outcome]  # index of the item, its next batch or its end
 

@@ -18,7 +18,7 @@ import einops
 import numpy as np
 from PIL import Image
 
-from maskflow_jax.video_decoding import iterate_frames
+from maskflow_jax.io.video_decoding import iterate_frames
 
 CONTEXT_COLOUR = (255, 0, 200)  # magenta: hardly any video has it
 _CRF = "12"  # of 51: no visible loss; at 64x64 the default of 23 smears textures

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from maskflow_jax.data.items import Item, Listing, folder_split, make_listing, split_files
-from maskflow_jax.video_decoding import TimedFrame, iterate_frames, read_header
+from maskflow_jax.data.sources.items import Item, Listing, folder_split, make_listing, split_files
+from maskflow_jax.io.video_decoding import TimedFrame, iterate_frames, read_header
 
 SUFFIXES = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm", ".gif")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from maskflow_jax.data.items import Item, Listing
-from maskflow_jax.data.video_folder import SUFFIXES, header_length, list_videos
-from maskflow_jax.video_decoding import TimedFrame, iterate_frames
+from maskflow_jax.data.sources.items import Item, Listing
+from maskflow_jax.data.sources.video_files import SUFFIXES, header_length, list_videos
+from maskflow_jax.io.video_decoding import TimedFrame, iterate_frames
 
 SIDE = 150
 
@@ -39,7 +39,7 @@ class FaceForensics:
     def open(self, item: Item) -> Iterator[TimedFrame]:
         """The file's frames; ValueError if they are no crops."""
         for frame in iterate_frames(item.paths[0]):
-            check_size(frame, SIDE, "--source=video_folder, perhaps with --crop,")
+            check_size(frame, SIDE, "--source=video_files, perhaps with --crop,")
             yield frame
 
     def length(self, item: Item) -> tuple[float, float]:

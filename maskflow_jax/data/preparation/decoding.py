@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from maskflow_jax.data.frame_transforms import FrameTransform, transform_frames
-from maskflow_jax.data.items import Item, content_hash, file_state, total_size
-from maskflow_jax.video_decoding import TimedFrame
+from maskflow_jax.data.preparation.frame_transforms import FrameTransform, transform_frames
+from maskflow_jax.data.sources.items import Item, content_hash, file_state, total_size
+from maskflow_jax.io.video_decoding import TimedFrame
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskflow_jax.video_decoding import TimedFrame
+from maskflow_jax.io.video_decoding import TimedFrame
 
 FILTERS = {filter.name.lower(): filter for filter in Image.Resampling}
 

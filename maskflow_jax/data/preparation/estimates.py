@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from maskflow_jax.data.decoders import decoded
-from maskflow_jax.data.decoding import Outcome, decode_item
-from maskflow_jax.data.items import Item, Listing
-from maskflow_jax.data.preparation import Encoder, Preparation, Throughput
+from maskflow_jax.data.preparation.decoders import decoded
+from maskflow_jax.data.preparation.decoding import Outcome, decode_item
+from maskflow_jax.data.preparation.run import Encoder, Preparation, Throughput
+from maskflow_jax.data.sources.items import Item, Listing
 
 _HEADERS = 200  # to read; of more items, this many are taken evenly
 _BYTES_PER_TOKEN = 2

@@ -1,23 +1,23 @@
-"""The sources of videos by name. A new one is a file like `video_folder` and a row here."""
+"""The sources of videos by name. A new one is a file like `video_files` and a row here."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from maskflow_jax.data.dmlab import DMLab
-from maskflow_jax.data.faceforensics import FaceForensics
-from maskflow_jax.data.image_sequence import ImageSequence
-from maskflow_jax.data.numpy_arrays import NumpyArrays
-from maskflow_jax.data.ucf101 import UCF101
-from maskflow_jax.data.video_folder import VideoFolder
+from maskflow_jax.data.sources.arrays import NumpyArrays
+from maskflow_jax.data.sources.dmlab import DMLab
+from maskflow_jax.data.sources.faceforensics import FaceForensics
+from maskflow_jax.data.sources.images import ImageSequence
+from maskflow_jax.data.sources.ucf101 import UCF101
+from maskflow_jax.data.sources.video_files import VideoFolder
 
 SOURCES = {
     "dmlab": DMLab,
     "faceforensics": FaceForensics,
-    "image_sequence": ImageSequence,
-    "numpy_arrays": NumpyArrays,
+    "images": ImageSequence,
+    "arrays": NumpyArrays,
     "ucf101": UCF101,
-    "video_folder": VideoFolder,
+    "video_files": VideoFolder,
 }
 
 
@@ -25,19 +25,19 @@ def make_source(name: str, settings: Mapping[str, Any]) -> Any:
     """Makes a source.
 
     Args:
-        name: of `SOURCES`, or "tfds_videos".
+        name: of `SOURCES`, or "tfds".
         settings: its fields; those that are None are left to their defaults.
 
     Raises:
         ValueError: for an unknown name or field, or a missing one.
     """
     kinds = dict(SOURCES)
-    if name == "tfds_videos":  # TFDS is slow to import, in every decoding process
-        from maskflow_jax.data.tfds_videos import TFDSVideos
+    if name == "tfds":  # TFDS is slow to import, in every decoding process
+        from maskflow_jax.data.sources.tfds import TFDSVideos
 
         kinds[name] = TFDSVideos
     if name not in kinds:
-        raise ValueError(f"unknown source {name!r}: choose from {', '.join(SOURCES)}, tfds_videos")
+        raise ValueError(f"unknown source {name!r}: choose from {', '.join(SOURCES)}, tfds")
     settings = {field: value for field, value in settings.items() if value is not None}
     fields = {field.name: field for field in dataclasses.fields(kinds[name])}
     if unknown := settings.keys() - fields.keys():

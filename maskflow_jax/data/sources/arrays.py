@@ -15,8 +15,8 @@ from typing import IO, Any, ClassVar
 
 import numpy as np
 
-from maskflow_jax.data.items import Item, Listing, folder_split, make_listing, split_files
-from maskflow_jax.video_decoding import TimedFrame
+from maskflow_jax.data.sources.items import Item, Listing, folder_split, make_listing, split_files
+from maskflow_jax.io.video_decoding import TimedFrame
 
 SUFFIXES = (".npy", ".npz")
 

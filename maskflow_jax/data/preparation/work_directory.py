@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from maskflow_jax.data.items import Item, content_hash, file_state, total_size
+from maskflow_jax.data.sources.items import Item, content_hash, file_state, total_size
 
 WRITTEN, FAILED = "written", "failed"
 

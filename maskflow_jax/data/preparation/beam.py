@@ -7,8 +7,8 @@ from it as always. Items that are done are passed over, so a pipeline can be sta
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from maskflow_jax.data.items import Item
-from maskflow_jax.data.preparation import Encoder, Preparation, prepare_items
+from maskflow_jax.data.preparation.run import Encoder, Preparation, prepare_items
+from maskflow_jax.data.sources.items import Item
 
 try:
     import apache_beam as beam
