@@ -13,13 +13,14 @@ from maskflow_jax.sampling.proposal import make_propose
 from maskflow_jax.sampling.window import Step
 
 # For small samplers compiling takes the test's time, running nothing: this halves it and more.
+# Newer releases of XLA have no fusion emitters to turn off, and refuse options they do not know.
 quick_jit = functools.partial(
     jax.jit,
     compiler_options={
         "xla_backend_optimization_level": 0,
         "xla_llvm_disable_expensive_passes": True,
-        "xla_cpu_use_fusion_emitters": False,
-    },
+    }
+    | ({} if jax.__version_info__ >= (0, 11) else {"xla_cpu_use_fusion_emitters": False}),
 )
 
 

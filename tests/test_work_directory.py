@@ -16,7 +16,8 @@ def folder(tmp_path_factory):
     """Four videos of 9 to 15 frames."""
     root = tmp_path_factory.mktemp("films") / "in"
     for index in range(4):
-        write_video(root / f"{index}.mp4", moving(9 + 2 * index, phase=index))
+        split = "test" if index == 1 else "train"
+        write_video(root / split / f"{index}.mp4", moving(9 + 2 * index, phase=index))
     return root
 
 

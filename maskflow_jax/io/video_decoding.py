@@ -16,6 +16,15 @@ import numpy as np
 
 _WHOLE_SHARE = 0.9  # of what a header announces; trimmed files rightly show a little less
 _INSTANT = 1e-8  # seconds
+# FFmpeg's names of the real container formats. Playlists and lists of files (ffconcat, HLS, DASH)
+# are not among them: they would make FFmpeg open other files or addresses that they name.
+_FORMATS = (
+    *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "gif", "apng"),
+    *("mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "av1", "obu", "ivf", "flv", "live_flv"),
+    *("asf", "asf_o", "ogg", "mxf", "nut", "rm", "dv", "wtv", "yuv4mpegpipe", "mjpeg", "swf"),
+)
+# Old files state their titles in other encodings than UTF-8; PyAV 19 replaces such bytes itself.
+_LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _CLOCK = re.compile(r"(\d+):(\d+):(\d+(?:\.\d*)?)")  # how Matroska notes a stream's duration
 
 
@@ -93,13 +102,11 @@ def _opened(path: str | os.PathLike) -> av.container.InputContainer:
     if not path.is_file():
         raise FileNotFoundError(f"no video at {path}: check the path")
     try:
-        # Absolute, so that a name such as "12:30.mp4" is no protocol. Local files alone, so that
-        # what calls itself a video cannot be a playlist of addresses.
-        # Old files note their titles in other encodings than UTF-8.
+        # An absolute path, as FFmpeg takes a name such as "12:30.mp4" for a protocol.
         container = av.open(
             str(path.absolute()),
-            options={"protocol_whitelist": "file"},
-            metadata_errors="replace",
+            options={"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS)},
+            **_LENIENT,
         )
     except PermissionError as error:  # FFmpeg's is one, too
         raise PermissionError(f"{path} may not be read: `chmod +r` it") from error
