@@ -24,7 +24,14 @@ from maskflow_jax.data.preparation.work_directory import PreparationError
 from maskflow_jax.data.sources.items import Item, Listing, make_listing
 from maskflow_jax.io.video_decoding import TimedFrame
 
-NAMES = ("test/a.mp4", "test/ü 日.mp4", "train/c.mp4", "train/d.mkv", "train/e.mp4", "train/f/f.mp4")
+NAMES = (
+    "test/a.mp4",
+    "test/ü 日.mp4",
+    "train/c.mp4",
+    "train/d.mkv",
+    "train/e.mp4",
+    "train/f/f.mp4",
+)
 
 
 @pytest.fixture(scope="module")
