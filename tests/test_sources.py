@@ -3,6 +3,7 @@
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -274,6 +275,7 @@ def test_bad_images(tmp_path):
 
 class Films(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
+    pkg_dir_path = Path(__file__).parent  # else TFDS looks for it, which fails for tests
 
     def _info(self):
         features = {
