@@ -9,13 +9,14 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import av
 import numpy as np
 
 _WHOLE_SHARE = 0.9  # of what a header announces; trimmed files rightly show a little less
 _INSTANT = 1e-8  # seconds
+_MAX_GAP = 60.0  # seconds that one frame may be shown; more is a wrong timestamp
 # FFmpeg's names of the real container formats. Playlists and lists of files (ffconcat, HLS, DASH)
 # are not among them: they would make FFmpeg open other files or addresses that they name.
 _FORMATS = (
@@ -76,9 +77,11 @@ def iterate_frames(path: str | os.PathLike) -> Iterator[TimedFrame]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file holds no video, is broken or is cut off.
+        ValueError: if the file holds no video, is broken or cut off, or has impossible timestamps.
     """
     with _opened(path) as container:
+        if container.format.name == "gif":
+            _check_gif(path)
         try:
             yield from _decode(path, container)
         except av.FFmpegError as error:
@@ -139,6 +142,8 @@ def _decode(path: str | os.PathLike, container: av.container.InputContainer) -> 
             raise ValueError(f"{path} changes its frame size midway: re-encode it at one size")
         shape = pixels.shape
         known = start + duration if frame.pts is None else frame.pts * tick
+        if count:
+            check_gap(known - start, count, path)
         start = max(known, start) if count else known
         duration = (frame.duration or 0) * tick or usual
         first = first if count else start
@@ -148,6 +153,7 @@ def _decode(path: str | os.PathLike, container: av.container.InputContainer) -> 
         yield TimedFrame(pixels, start, duration, rounding)
     if not count:
         raise ValueError(f"{path} has no frames: remove or re-encode it")
+    check_gap(duration, count, path)
     _check_whole(path, header, count, start + duration - first)
 
 
@@ -168,6 +174,45 @@ def _check_whole(path: str | os.PathLike, header: Header, frames: int, seconds: 
             f"{path} announces {announced} and holds {frames} frames, {seconds:.2f} s: it is cut "
             "off, fetch it again"
         )
+
+
+def check_gap(seconds: float, index: int, path: object) -> None:
+    """Raises ValueError if a frame is shown for so long that a timestamp must be wrong.
+
+    Args:
+        seconds: Time from a frame to the next.
+        index: Index of the next frame.
+        path: Path of the file, for the error.
+    """
+    if seconds > _MAX_GAP:
+        raise ValueError(
+            f"{path}: timestamps jump by {seconds:.0f} s at frame {index}: write new ones with "
+            "`ffmpeg -r RATE -i FILE out.mp4`, where RATE is the video's true frame rate"
+        )
+
+
+def _check_gif(path: str | os.PathLike) -> None:
+    """Raises ValueError if a GIF ends before its trailer: FFmpeg shows what is there of it."""
+    with pathlib.Path(path).open("rb") as file:
+        try:
+            flags = file.read(13)[10]
+            _skip_colours(file, flags)
+            while (kind := file.read(1)[0]) != 0x3B:
+                if kind == 0x2C:  # an image: its descriptor, colours and code size
+                    _skip_colours(file, file.read(9)[8])
+                elif kind != 0x21:  # an extension
+                    return  # no block of a GIF: for the decoder to judge
+                file.read(1)
+                while size := file.read(1)[0]:
+                    file.seek(size, os.SEEK_CUR)
+        except IndexError as error:
+            raise ValueError(f"{path} is cut off: fetch it again") from error
+
+
+def _skip_colours(file: BinaryIO, flags: int) -> None:
+    """Passes over the table of colours that the flags of a GIF's screen or image announce."""
+    if flags & 0x80:
+        file.seek(3 << (flags & 7) + 1, os.SEEK_CUR)
 
 
 def _header(container: av.container.InputContainer) -> Header:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from maskflow_jax.io.files import atomic_file
+from maskflow_jax.io.resizing import to_square
 from maskflow_jax.io.video_decoding import iterate_frames
 
 CONTEXT_COLOUR = (255, 0, 200)  # magenta: hardly any video has it
@@ -205,13 +206,7 @@ def square_frames(frames: np.ndarray, size: int) -> np.ndarray:
         uint8 [F, size, size, 3].
     """
     _check_frames("frames", frames)
-    height, width = frames.shape[1:3]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    middle = frames[:, top : top + side, left : left + side]
-    how = Image.Resampling.BOX if size < side else Image.Resampling.BICUBIC
-    scaled = [Image.fromarray(frame).resize((size, size), how) for frame in middle]
-    return np.stack([np.asarray(frame) for frame in scaled])
+    return np.stack([to_square(frame, size) for frame in frames])
 
 
 def side_by_side(videos: Sequence[np.ndarray], *, gap: int = 2) -> np.ndarray:
