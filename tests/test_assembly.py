@@ -10,8 +10,10 @@ from videos import MeanEncoder, greys, moving, preparation, write_video
 
 from maskflow_jax.data.dataset import read_token_dataset
 from maskflow_jax.data.preparation import decoding
-from maskflow_jax.data.preparation.assembly import assemble, choose_splits, summarise
+from maskflow_jax.data.preparation.assembly import assemble
+from maskflow_jax.data.preparation.manifest import summarise
 from maskflow_jax.data.preparation.run import prepare_items
+from maskflow_jax.data.preparation.splits import choose_splits
 from maskflow_jax.data.sources import items
 
 
@@ -24,22 +26,22 @@ def test_split_is_stable_when_files_are_added():
     few, more = contents(300), contents(300) + contents(300, 1)
     first, later = choose_splits(few, 0.2), choose_splits(more, 0.2)
     assert first.items() <= later.items()
-    held_out = sum(split == "test" for split in later.values())
-    assert 90 <= held_out <= 150
+    tested = sum(split == "test" for split in later.values())
+    assert 90 <= tested <= 150
     larger = choose_splits(few, 0.4)
     assert all(larger[c] == "test" for c, split in first.items() if split == "test")
 
 
-def test_few_videos_have_one_held_out(caplog):
+def test_one_of_a_few_videos_is_for_testing(caplog):
     records = [r | {"sha256": f"{i + 8:x}" * 64} for i, r in enumerate(contents(5))]
     with caplog.at_level("WARNING"):
         splits = choose_splits(records, 0.05)
     assert [splits[r["sha256"]] for r in records] == ["test"] + ["train"] * 4
-    assert "--test_fraction=0.534" in caplog.text
+    assert "test_fraction=0.534" in caplog.text
     assert choose_splits(records, 0.534) == splits
     assert set(choose_splits(records, 0).values()) == {"train"}
     assert set(choose_splits(records, 1).values()) == {"test"}
-    with pytest.raises(ValueError, match="all of the 1 videos would be held out"):
+    with pytest.raises(ValueError, match="all of the 1 videos would be for testing"):
         choose_splits(records[:1], 0.05)
     with pytest.raises(ValueError, match=r"test_fraction is 1\.5"):
         choose_splits(records, 1.5)
@@ -73,9 +75,7 @@ def run(root, output, test_fraction=0.5, encoder=None, source=None, **transform)
 def test_every_bad_file_is_named_with_its_reason(tmp_path, monkeypatch):
     root = tmp_path / "in"
     good = write_video(root / "good.mp4", moving(20))
-    write_video(
-        root / "good.avi", moving(12, 17, 31), tokenizer="ffv1", pix_fmt="bgr0"
-    )  # same stem
+    write_video(root / "good.avi", moving(12, 17, 31), codec="ffv1", pix_fmt="bgr0")  # same stem
     (root / "sub").mkdir()
     shutil.copy(good, root / "sub" / "good.mp4")  # same name, same content
     write_video(root / "one.mp4", moving(1))
@@ -90,7 +90,7 @@ def test_every_bad_file_is_named_with_its_reason(tmp_path, monkeypatch):
     (root / "loop").symlink_to(root)
     write_video(root / "secret.mp4", moving(20, phase=1))
     write_video(root / "growing.mp4", moving(20, phase=2))
-    hashed, iterate = items._file_hash, decoding.transform_frames
+    hashed, iterate = items.sha256_of, decoding.transform_frames
 
     def refuse(path):
         if path.name == "secret.mp4":
@@ -102,7 +102,7 @@ def test_every_bad_file_is_named_with_its_reason(tmp_path, monkeypatch):
         with (root / "growing.mp4").open("ab") as file:
             file.write(b"more")
 
-    monkeypatch.setattr(items, "_file_hash", refuse)
+    monkeypatch.setattr(items, "sha256_of", refuse)
     monkeypatch.setattr(decoding, "transform_frames", grow)
     # Each item's end makes growing.mp4 longer; only its own reading minds.
     summary, manifest = run(root, tmp_path / "out", min_frames=2)
@@ -210,7 +210,7 @@ def test_manifest_is_left_when_no_dataset_can_be(tmp_path, good):
         write_video(root / "good.mp4", moving(5))
     with pytest.raises(ValueError, match=r"out\.work/manifest\.jsonl") as caught:
         run(root, tmp_path / "out", test_fraction=0.05)
-    assert "--test_fraction=0 " not in str(caught.value)
+    assert "--" not in str(caught.value)
     lines = (tmp_path / "out.work" / "manifest.jsonl").read_text().splitlines()
     assert [json.loads(line)["status"] for line in lines] == ["failed", "written"][: 1 + good]
 

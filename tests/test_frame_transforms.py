@@ -71,18 +71,6 @@ def test_unknown_durations():
     assert levels([], fps=20) == []
 
 
-def test_a_wrong_timestamp_is_refused():
-    frames = [
-        TimedFrame(f, s, 0.1)
-        for f, s in zip(greys([0, 1, 2], 4, 4), [0, 0.1, 1e5 + 0.1], strict=True)
-    ]
-    with pytest.raises(ValueError, match=r"jump by 100000 s at frame 2: .*ffmpeg -r RATE"):
-        levels(frames, fps=10)
-    assert levels(frames) == [0, 1, 2]
-    with pytest.raises(ValueError, match="jump by 3600 s at frame 1"):
-        levels([frames[0]._replace(duration=3600)], fps=10)
-
-
 def test_interval_and_length():
     assert levels(video(range(20), 10), frame_interval=3) == list(range(0, 20, 3))
     assert levels(video(range(30), 30), fps=10, frame_interval=2) == [0, 6, 12, 18, 24]

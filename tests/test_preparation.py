@@ -24,7 +24,14 @@ from maskflow_jax.data.preparation.work_directory import PreparationError
 from maskflow_jax.data.sources.items import Item, Listing, make_listing
 from maskflow_jax.io.video_decoding import TimedFrame
 
-NAMES = ("a.mp4", "b/ü 日.mp4", "b/c.mp4", "d.mkv", "e.mp4", "f.mp4")
+NAMES = (
+    "test/a.mp4",
+    "test/ü 日.mp4",
+    "train/c.mp4",
+    "train/d.mkv",
+    "train/e.mp4",
+    "train/f/f.mp4",
+)
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +172,8 @@ def test_changed_files_are_done_again(folder, tmp_path):
     prep = preparation(root, tmp_path / "out")
     work = prep.work_directory()
     prepare_items(prep, prep.source.listing().items, MeanEncoder(), work, progress=False)
-    write_video(root / "a.mp4", moving(20))
-    os.utime(root / "b/c.mp4")  # touched, and the same
+    write_video(root / "test/a.mp4", moving(20))
+    os.utime(root / "train/c.mp4")  # touched, and the same
     encoder = MeanEncoder()
     prepare_items(prep, prep.source.listing().items, encoder, work, progress=False)
     assert encoder.calls == 1 + 5  # to warm up; one video of 20 frames

@@ -23,6 +23,7 @@ from maskflow_jax.tokenizers.tokenizer import Tokenizer
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {
     "source": "video_files",
+    "split_folders": True,
     "fps": 5.0,
     "min_frames": 4,
     "test_fraction": 0.3,
@@ -46,9 +47,10 @@ def world(tmp_path_factory):
     tiny.write_world(folder)
     kinds = [("mp4", "libx264", "yuv420p"), ("avi", "mpeg4", "yuv420p"), ("gif", "gif", "rgb8")]
     for index in range(9):
-        suffix, tokenizer, pix_fmt = kinds[index % 3]
-        name = folder / "films" / f"{index}.{suffix}"
-        write_video(name, moving(24 + index, 20 + 2 * index, 36, index), 10, tokenizer, pix_fmt)
+        suffix, codec, pix_fmt = kinds[index % 3]
+        split = "test" if index in (1, 6) else "train"
+        name = folder / "films" / split / f"{index}.{suffix}"
+        write_video(name, moving(24 + index, 20 + 2 * index, 36, index), 10, codec, pix_fmt)
     (folder / "films" / "notes.txt").write_text("mine")
     return folder
 
@@ -74,7 +76,7 @@ def test_dataset_is_what_the_tokenizer_makes_of_the_files(world, dataset):
     for split in ("train", "test"):
         found |= {video["id"]: video for video in read_token_dataset(dataset, split)}
     assert len(found) == 9
-    for name in ("0.mp4", "4.avi", "8.gif"):
+    for name in ("train/0.mp4", "train/4.avi", "train/8.gif"):
         frames, fps = video_files.read_video(world / "films" / name)
         assert fps == pytest.approx(10)
         shown = video_files.square_frames(frames[::2], 8)
@@ -118,8 +120,8 @@ def test_shards_and_merge(world, dataset, tmp_path):
 def test_failures_decide_the_exit_code(world, tmp_path, caplog):
     films = tmp_path / "in" / "films"
     films.mkdir(parents=True)
-    for name in ("0.mp4", "1.avi", "2.gif"):
-        (films / name).symlink_to(world / "films" / name)
+    for name in ("0.mp4", "4.avi", "2.gif"):
+        (films / name).symlink_to(world / "films" / "train" / name)
     (films / "bad.mp4").write_text("no video")
     given = {"input": str(films), "test_fraction": 0.0}
     with caplog.at_level("INFO"):
@@ -169,7 +171,7 @@ def test_beam_makes_the_same_dataset(world, dataset, tmp_path):
 def test_the_program(world, dataset, tmp_path):
     """The command line, with processes that decode."""
     given = [f"--input={world}/films", f"--tokenizer={world}/tokenizer", f"--output={tmp_path}/out"]
-    same = ["--fps=5", "--min_frames=4", "--test_fraction=0.3", "--batch_size=8", "--workers=2"]
+    same = ["--fps=5", "--min_frames=4", "--split_folders", "--batch_size=8", "--workers=2"]
     program = subprocess.run(
         [sys.executable, "-m", "launch.prepare_data", *given, *same],
         cwd=ROOT,
@@ -189,9 +191,9 @@ def test_merge_names_files_that_changed(world, tmp_path):
     shutil.copytree(world / "films", films)
     given = {"input": str(films)}
     assert run(world, tmp_path / "out", **given, shard="0/1") == 0
-    shutil.copy(films / "3.mp4", films / "0.mp4")
-    os.utime(films / "6.mp4")  # touched, and the same
-    with pytest.raises(PreparationError, match=r"1 of 9 items have changed since.*: 0\.mp4; run"):
+    shutil.copy(films / "train/3.mp4", films / "train/0.mp4")
+    os.utime(films / "test/6.mp4")  # touched, and the same
+    with pytest.raises(PreparationError, match=r"1 of 9 items have changed.*: train/0\.mp4; run"):
         run(world, tmp_path / "out", **given, merge=True)
     assert run(world, tmp_path / "out", **given, shard="0/1") == 0
     assert run(world, tmp_path / "out", **given, merge=True) == 0

@@ -3,6 +3,7 @@
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -203,7 +204,7 @@ def test_bad_numpy_files(tmp_path):
 def test_ucf101(tmp_path):
     root = tmp_path / "UCF-101"
     for name in ("A/v_A_g01_c01.avi", "A/v_A_g02_c01.avi", "B/v_B_g01_c01.avi", "lost.avi"):
-        write_video(root / name, moving(3), tokenizer="mpeg4")
+        write_video(root / name, moving(3), codec="mpeg4")
     source = make_source("ucf101", {"root": root})
     items = by_id(source)
     assert {name: item.labels["class"] for name, item in items.items()} == {
@@ -274,6 +275,7 @@ def test_bad_images(tmp_path):
 
 class Films(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
+    pkg_dir_path = Path(__file__).parent  # else TFDS looks for it, which fails for tests
 
     def _info(self):
         features = {

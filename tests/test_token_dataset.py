@@ -123,12 +123,13 @@ def test_without_tensorflow_and_killed(tmp_path):
     assert_same(stored[0], ("a", np.arange(30).reshape(5, 2, 3), 8.0))
     killed = tmp_path / "d_killed"
     remains = [path for path in tmp_path.rglob("*") if path.is_dir() and path != target]
-    assert any("partial" in path.name for path in remains)  # it was killed half way
+    assert any(path.suffix == ".part" for path in remains)  # it was killed half way
     for directory in [killed, *remains]:
         with pytest.raises((FileNotFoundError, ValueError)):
             read_token_dataset(directory, "train")
     write(killed)
     assert_same(read_token_dataset(killed, "train")[1], video(1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "d_killed"]
 
 
 def test_failure_leaves_the_old_dataset(tmp_path):

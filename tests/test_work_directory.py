@@ -16,7 +16,8 @@ def folder(tmp_path_factory):
     """Four videos of 9 to 15 frames."""
     root = tmp_path_factory.mktemp("films") / "in"
     for index in range(4):
-        write_video(root / f"{index}.mp4", moving(9 + 2 * index, phase=index))
+        split = "test" if index == 1 else "train"
+        write_video(root / split / f"{index}.mp4", moving(9 + 2 * index, phase=index))
     return root
 
 
@@ -72,14 +73,14 @@ def test_full_disk_stops_and_continues(folder, expected, tmp_path):
 def test_full_disk_midway_keeps_what_is_done(folder, expected, tmp_path, monkeypatch):
     prep = preparation(folder, tmp_path / "out", fps=5)
     with monkeypatch.context() as patch, pytest.raises(PreparationError, match="make room"):
-        written = work_directory._write_whole
+        written = work_directory.files.write_text
         done = []
 
         def fill(path, data):
             done.append(path)
             (full_disk if len(done) > 4 else written)(path, data)
 
-        patch.setattr(work_directory, "_write_whole", fill)
+        patch.setattr(work_directory.files, "write_text", fill)
         prepare(prep)
     work = prep.work_directory()
     assert sum(work.is_done(item) for item in prep.source.listing().items) == 3
@@ -138,9 +139,4 @@ def test_work_that_cannot_be_removed_is_named(folder, tmp_path, monkeypatch, cap
     monkeypatch.setattr(assembly.shutil, "rmtree", full_disk)
     with caplog.at_level("WARNING"):
         assembly.remove_work(work)
-    assert "out.work is needed no more and cannot be deleted" in caplog.text
-
-
-def test_temporary_names_differ_where_process_ids_do_not(tmp_path):
-    names = {work_directory._part_of(tmp_path / "a") for _ in range(9)}
-    assert len(names) == 9 and all(name.suffix == ".part" for name in names)
+    assert "out.work is no longer needed and cannot be deleted" in caplog.text

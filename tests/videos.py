@@ -38,10 +38,14 @@ class MeanEncoder:
 
 
 def preparation(folder, output, **transform):
-    """A folder's videos for `MeanEncoder`."""
+    """A folder's videos for `MeanEncoder`; those in folders train and test have that split.
+
+    The digest of an encoded file may not decide about splits in a test: encoders write other bytes
+    on other processors.
+    """
     encoder = MeanEncoder()
     return Preparation(
-        source=VideoFolder(root=folder),
+        source=VideoFolder(root=folder, split_folders=True),
         transform=FrameTransform(size=16, **transform),
         tokenizer=encoder.identity,
         batch_size=encoder.batch_size,

@@ -7,107 +7,26 @@ are planned without reading records.
 
 Writing streams, one video in memory at a time, and works without TensorFlow. It happens in a hidden
 directory next to the target, which takes the target's name once it is complete: a dataset is there
-as a whole or not at all. A killed process leaves `.NAME.partial-*` behind, which may be deleted.
+as a whole or not at all.
 """
 
 import json
-import math
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from maskflow_jax.data.token_builder import TokenVideosBuilder, Video
+from maskflow_jax.io import files
+
 MAX_CODEBOOK_SIZE = 2**16  # tokens are stored as uint16
 
 _TOKENIZER_KEYS = ("name", "sha256", "codebook_size", "grid", "frame_size")
-_VIDEOS_PER_FILE = 512
 _INFO_FILE = "dataset_info.json"  # TFDS writes it; its presence makes a directory a dataset
-
-Video = tuple[str, np.ndarray, float]
-
-
-class TokenVideosBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes splits of tokenised videos; `write_token_dataset` is the way to run it."""
-
-    name = "token_videos"
-    VERSION = tfds.core.Version("1.0.0")
-    url_infos = None  # nothing is downloaded; TFDS would look for checksums in our package
-
-    def __init__(
-        self, *, splits: Mapping[str, Iterable[Video]], tokenizer: dict, source: dict, **kwargs
-    ):
-        self._splits, self._tokenizer, self._source = splits, tokenizer, source
-        self._ids = {}  # id -> split, over all splits: a video in two of them would leak
-        self._frames = {split: [] for split in splits}
-        super().__init__(**kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            "id": tfds.features.Text(),
-            "tokens": tfds.features.Tensor(
-                shape=(None, *self._tokenizer["grid"]),
-                dtype=np.uint16,
-                # As integers, tokens would be varints, and ten times slower to parse.
-                encoding=tfds.features.Encoding.BYTES,
-            ),
-            "fps": tfds.features.Scalar(np.float32),
-        }
-        metadata = {"tokenizer": self._tokenizer, "source": self._source, "frames": self._frames}
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Videos as discrete tokens [frames, height, width].",
-            features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict(metadata),
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict]]]:
-        del dl_manager  # the videos are at hand
-        return {split: self._generate_examples(split) for split in self._splits}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Checks each video and yields it under its id."""
-        for video_id, tokens, fps in self._splits[split]:
-            if video_id in self._ids:
-                raise ValueError(
-                    f"video id {video_id!r} occurs twice, in split {self._ids[video_id]!r} and in "
-                    f"{split!r}: give each video its own id, and put it into one split"
-                )
-            example = _example(video_id, np.asarray(tokens), fps, self._tokenizer)
-            self._ids[video_id] = split
-            self._frames[split].append(len(example["tokens"]))
-            yield video_id, example
-        if not self._frames[split]:
-            raise ValueError(f"split {split!r} has no videos: leave it out, or check its source")
-
-    def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[Any]:
-        """Streams the splits to files, in the order given.
-
-        TFDS's own implementation holds up to 1 GB a split in memory to shuffle the records, and
-        beyond that it needs TensorFlow. Reading shuffles; writing need not.
-        """
-        del download_config
-        # Not `self.info`: it names the final directory, and TFDS has moved us to a temporary one.
-        info = self._info()
-        writer = tfds.core.SequentialWriter(
-            info, max_examples_per_shard=_VIDEOS_PER_FILE, file_format="array_record"
-        )
-        for split, examples in self._split_generators(dl_manager).items():
-            writer.initialize_splits([split])
-            writer.add_examples({split: (example for _, example in examples)})
-            writer.close_splits([split])
-        # Sizes tell a whole dataset from one that was copied in part.
-        files = Path(self.data_dir).glob("*.array_record*")
-        self.info.metadata["files"] = {file.name: file.stat().st_size for file in files}
-        return list(info.splits.values())
-
-    def _log_download_bytes(self) -> None:
-        """Quiet: TFDS would print that it downloads, and the name of the hidden directory."""
-
-    _log_download_done = _log_download_bytes
+_DESCRIPTIONS = (_INFO_FILE, "features.json", "metadata.json")
 
 
 class TokenVideos:
@@ -135,12 +54,22 @@ class TokenVideos:
         self.tokenizer = self.metadata["tokenizer"]
         self.num_frames = np.array(self.metadata["frames"][split])
         self._records = builder.as_data_source(split=split)
+        info = builder.info.splits[split]
+        self._files, self._ends = info.filenames, np.cumsum(info.shard_lengths)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        example = self._records[range(len(self))[index]]  # range: IndexError, negative indices
+        index = range(len(self))[index]  # IndexError, and negative indices
+        try:
+            example = self._records[index]
+        except (RuntimeError, ValueError) as error:
+            file = self._files[np.searchsorted(self._ends, index, side="right")]
+            raise ValueError(
+                f"{self.directory / file} is damaged at video {index} of split {self.split!r} "
+                f"({error}); copy the dataset again, or write it again"
+            ) from error
         return {**example, "id": example["id"].decode(), "fps": float(example["fps"])}
 
     def __reduce__(self):
@@ -181,17 +110,15 @@ def write_token_dataset(
             f"splits are named {list(splits)}: pass at least one, and use letters, digits and "
             "underscores; 'all' means all of them to TFDS"
         )
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{directory.name}.partial-"
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=directory.parent) as partial:
+    inner = f"{TokenVideosBuilder.name}/{TokenVideosBuilder.VERSION}"  # where TFDS writes
+    with files.atomic_folder(directory, inner=inner) as part:
         builder = TokenVideosBuilder(
-            splits=splits, tokenizer=dict(tokenizer), source=dict(source or {}), data_dir=partial
+            splits=splits, tokenizer=dict(tokenizer), source=dict(source or {}), data_dir=part
         )
-        builder.download_and_prepare(download_dir=partial, file_format="array_record")
+        builder.download_and_prepare(download_dir=part, file_format="array_record")
         for file in attached:
-            shutil.copyfile(file, Path(builder.data_dir) / file.name)
+            shutil.copyfile(file, part / inner / file.name)
         check_free(directory, overwrite=overwrite)  # again: writing may have taken hours
-        _put_in_place(Path(builder.data_dir), directory)
 
 
 def read_token_dataset(directory: str | Path, split: str) -> TokenVideos:
@@ -251,28 +178,6 @@ def check_tokenizer(dataset_tokenizer: dict, other: dict, *, other_name: str) ->
         )
 
 
-def _example(video_id: str, tokens: np.ndarray, fps: float, tokenizer: dict) -> dict[str, Any]:
-    """The record of one video; ValueError if it does not fit the tokenizer."""
-    if not isinstance(video_id, str) or not video_id:
-        raise ValueError(f"a video's id is {video_id!r}: pass a string that is not empty")
-    size, grid = tokenizer["codebook_size"], tuple(tokenizer["grid"])
-    if not np.issubdtype(tokens.dtype, np.integer):
-        raise ValueError(f"video {video_id!r} has {tokens.dtype} tokens: pass integers")
-    if tokens.ndim != 3 or tokens.shape[1:] != grid or not len(tokens):
-        raise ValueError(
-            f"video {video_id!r} has tokens of shape {list(tokens.shape)}, its tokenizer makes "
-            f"[frames, {grid[0]}, {grid[1]}], at least one frame: encode it with that tokenizer"
-        )
-    if tokens.min() < 0 or tokens.max() >= size:
-        raise ValueError(
-            f"video {video_id!r} has tokens from {tokens.min()} to {tokens.max()}, its tokenizer "
-            f"has 0 to {size - 1}: encode it with that tokenizer (a mask token is no data)"
-        )
-    if not 0 < fps < math.inf:
-        raise ValueError(f"video {video_id!r} has fps {fps}: pass its frames per second, above 0")
-    return {"id": video_id, "tokens": tokens.astype(np.uint16), "fps": np.float32(fps)}
-
-
 def _check_record(tokenizer: dict[str, Any]) -> None:
     """Raises ValueError unless the identity is whole and its tokens fit uint16."""
     size = _normalised(tokenizer)["codebook_size"]
@@ -293,29 +198,29 @@ def _check_source(source: dict[str, Any] | None) -> None:
         ) from error
 
 
-def _put_in_place(new: Path, directory: Path) -> None:
-    """Gives a complete dataset its name; what it replaces is deleted last."""
-    replaced = Path(tempfile.mkdtemp(prefix=f".{directory.name}.replaced-", dir=directory.parent))
-    if directory.exists():
-        directory.rename(replaced / directory.name)
-    new.rename(directory)
-    shutil.rmtree(replaced)
-
-
 def _open(directory: Path) -> tfds.core.DatasetBuilder:
-    """The dataset's builder; its files are there, in full size."""
+    """The dataset's builder, once its files are found to be there in full size."""
     if not (directory / _INFO_FILE).is_file():
         raise FileNotFoundError(
-            f"no dataset of tokens at {directory!s} ({_INFO_FILE} is missing): write one with "
-            "launch/tokenize_videos.py, or correct the path"
+            f"no dataset of tokens at {directory!s} ({_INFO_FILE} is missing): prepare one, or "
+            "correct the path"
         )
-    builder = tfds.builder_from_directory(directory)
+    for name in _DESCRIPTIONS:
+        _check_description(directory / name)
+    try:
+        builder = tfds.builder_from_directory(directory)
+    except Exception as error:
+        # TFDS and protobuf raise errors of many kinds, few of which name a file.
+        raise ValueError(
+            f"the dataset at {directory!s} is damaged: {' or '.join(_DESCRIPTIONS[:2])} is not "
+            f"what was written ({error}); copy the dataset again, or write it again"
+        ) from error
     metadata = builder.info.metadata or {}
-    missing = [key for key in ("tokenizer", "frames", "files") if key not in metadata]
+    missing = [key for key in ("tokenizer", "frames", "files") if not _is_dict(metadata, key)]
     if missing:
         raise ValueError(
-            f"{directory!s} is no complete dataset of tokens: its metadata lacks "
-            f"{', '.join(missing)}; write it again"
+            f"{directory!s} is no complete dataset of tokens: its metadata.json lacks "
+            f"{', '.join(missing)}; copy the dataset again, or write it again"
         )
     broken = [name for name, size in metadata["files"].items() if _size(directory / name) != size]
     if broken:
@@ -324,6 +229,23 @@ def _open(directory: Path) -> tfds.core.DatasetBuilder:
             "than was written; copy the dataset again, or write it again"
         )
     return builder
+
+
+def _check_description(file: Path) -> None:
+    """Raises ValueError unless a file that describes the dataset is a JSON object."""
+    try:
+        if isinstance(json.loads(file.read_bytes()), dict):
+            return
+        reason = "no JSON object"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise ValueError(
+        f"{file!s} is damaged or missing ({reason}); copy the dataset again, or write it again"
+    )
+
+
+def _is_dict(metadata: Mapping[str, Any], key: str) -> bool:
+    return isinstance(metadata.get(key), Mapping)
 
 
 def _size(file: Path) -> int:

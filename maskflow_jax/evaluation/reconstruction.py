@@ -9,6 +9,8 @@ Source: Wang et al. 2004 (SSIM).
 
 import numpy as np
 
+from maskflow_jax.tokenizers.psnr import psnr
+
 EXACT_PSNR = 100.0  # stands for a frame without any error, whose PSNR is infinite
 
 
@@ -28,7 +30,7 @@ def frame_psnr(real: np.ndarray, decoded: np.ndarray) -> np.ndarray:
 def psnr_of(error: np.ndarray | float) -> np.ndarray:
     """PSNR in dB of a mean squared error of uint8 pixels, at most `EXACT_PSNR`."""
     least = 255**2 / 10 ** (EXACT_PSNR / 10)
-    return 10 * np.log10(255**2 / np.maximum(error, least))
+    return psnr(np.maximum(error, least), value_range=255.0)
 
 
 def frame_ssim(real: np.ndarray, decoded: np.ndarray) -> np.ndarray:

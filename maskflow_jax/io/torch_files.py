@@ -6,6 +6,7 @@ imported for pickles, and only tensors and plain values are unpickled: no file c
 """
 
 import dataclasses
+import functools
 import pickle
 import re
 import struct
@@ -19,6 +20,8 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+
+from maskflow_jax.io import files
 
 StateDict = dict[str, np.ndarray]
 
@@ -142,21 +145,18 @@ def write_state_dict(path: str | Path, contents: Mapping[str, Any]) -> None:
         ValueError: for another suffix, or contents that safetensors cannot hold.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
     if path.suffix == ".safetensors":
         if nested := [name for name, value in contents.items() if not hasattr(value, "shape")]:
             raise ValueError(
                 f"{path} can hold one state dict only, not {', '.join(nested)}; write a .pt"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
         # safetensors stores the buffer as it lies: transposed views must be laid out first.
-        save_file({name: np.ascontiguousarray(x) for name, x in contents.items()}, part)
+        arrays = {name: np.ascontiguousarray(x) for name, x in contents.items()}
+        files.write_with(path, functools.partial(save_file, arrays))
     else:
         _check_suffix(path)
         torch = _import_torch(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(_tensors(torch, contents), part)
-    part.replace(path)
+        files.write_with(path, functools.partial(torch.save, _tensors(torch, contents)))
 
 
 def _check_suffix(path: Path) -> None:

@@ -9,13 +9,23 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import av
 import numpy as np
 
 _WHOLE_SHARE = 0.9  # of what a header announces; trimmed files rightly show a little less
 _INSTANT = 1e-8  # seconds
+_MAX_GAP = 60.0  # seconds that one frame may be shown; more is a wrong timestamp
+# FFmpeg's names of the real container formats. Playlists and lists of files (ffconcat, HLS, DASH)
+# are not among them: they would make FFmpeg open other files or addresses that they name.
+_FORMATS = (
+    *("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "gif", "apng"),
+    *("mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "av1", "obu", "ivf", "flv", "live_flv"),
+    *("asf", "asf_o", "ogg", "mxf", "nut", "rm", "dv", "wtv", "yuv4mpegpipe", "mjpeg", "swf"),
+)
+# Old files state their titles in other encodings than UTF-8; PyAV 19 replaces such bytes itself.
+_LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _CLOCK = re.compile(r"(\d+):(\d+):(\d+(?:\.\d*)?)")  # how Matroska notes a stream's duration
 
 
@@ -67,9 +77,11 @@ def iterate_frames(path: str | os.PathLike) -> Iterator[TimedFrame]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file holds no video, is broken or is cut off.
+        ValueError: if the file holds no video, is broken or cut off, or has impossible timestamps.
     """
     with _opened(path) as container:
+        if container.format.name == "gif":
+            _check_gif(path)
         try:
             yield from _decode(path, container)
         except av.FFmpegError as error:
@@ -93,13 +105,11 @@ def _opened(path: str | os.PathLike) -> av.container.InputContainer:
     if not path.is_file():
         raise FileNotFoundError(f"no video at {path}: check the path")
     try:
-        # Absolute, so that a name such as "12:30.mp4" is no protocol. Local files alone, so that
-        # what calls itself a video cannot be a playlist of addresses.
-        # Old files note their titles in other encodings than UTF-8.
+        # An absolute path, as FFmpeg takes a name such as "12:30.mp4" for a protocol.
         container = av.open(
             str(path.absolute()),
-            options={"protocol_whitelist": "file"},
-            metadata_errors="replace",
+            options={"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS)},
+            **_LENIENT,
         )
     except PermissionError as error:  # FFmpeg's is one, too
         raise PermissionError(f"{path} may not be read: `chmod +r` it") from error
@@ -132,6 +142,8 @@ def _decode(path: str | os.PathLike, container: av.container.InputContainer) -> 
             raise ValueError(f"{path} changes its frame size midway: re-encode it at one size")
         shape = pixels.shape
         known = start + duration if frame.pts is None else frame.pts * tick
+        if count:
+            check_gap(known - start, count, path)
         start = max(known, start) if count else known
         duration = (frame.duration or 0) * tick or usual
         first = first if count else start
@@ -141,6 +153,7 @@ def _decode(path: str | os.PathLike, container: av.container.InputContainer) -> 
         yield TimedFrame(pixels, start, duration, rounding)
     if not count:
         raise ValueError(f"{path} has no frames: remove or re-encode it")
+    check_gap(duration, count, path)
     _check_whole(path, header, count, start + duration - first)
 
 
@@ -161,6 +174,45 @@ def _check_whole(path: str | os.PathLike, header: Header, frames: int, seconds: 
             f"{path} announces {announced} and holds {frames} frames, {seconds:.2f} s: it is cut "
             "off, fetch it again"
         )
+
+
+def check_gap(seconds: float, index: int, path: object) -> None:
+    """Raises ValueError if a frame is shown for so long that a timestamp must be wrong.
+
+    Args:
+        seconds: Time from a frame to the next.
+        index: Index of the next frame.
+        path: Path of the file, for the error.
+    """
+    if seconds > _MAX_GAP:
+        raise ValueError(
+            f"{path}: timestamps jump by {seconds:.0f} s at frame {index}: write new ones with "
+            "`ffmpeg -r RATE -i FILE out.mp4`, where RATE is the video's true frame rate"
+        )
+
+
+def _check_gif(path: str | os.PathLike) -> None:
+    """Raises ValueError if a GIF ends before its trailer: FFmpeg shows what is there of it."""
+    with pathlib.Path(path).open("rb") as file:
+        try:
+            flags = file.read(13)[10]
+            _skip_colours(file, flags)
+            while (kind := file.read(1)[0]) != 0x3B:
+                if kind == 0x2C:  # an image: its descriptor, colours and code size
+                    _skip_colours(file, file.read(9)[8])
+                elif kind != 0x21:  # an extension
+                    return  # no block of a GIF: for the decoder to judge
+                file.read(1)
+                while size := file.read(1)[0]:
+                    file.seek(size, os.SEEK_CUR)
+        except IndexError as error:
+            raise ValueError(f"{path} is cut off: fetch it again") from error
+
+
+def _skip_colours(file: BinaryIO, flags: int) -> None:
+    """Passes over the table of colours that the flags of a GIF's screen or image announce."""
+    if flags & 0x80:
+        file.seek(3 << (flags & 7) + 1, os.SEEK_CUR)
 
 
 def _header(container: av.container.InputContainer) -> Header:

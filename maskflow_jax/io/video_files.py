@@ -3,21 +3,21 @@
 In memory a video is frames, uint8 [F, H, W, 3] in RGB, and a rate in frames per second. PyAV
 decodes whatever its FFmpeg knows (mp4, avi, webm, gif, ...) and writes mp4 and gif; Pillow chooses
 palettes and writes png. (Pillow's own gif writer drops frames that equal the one before.) Files
-appear whole or not at all: each is written under a temporary name beside its place, then renamed.
+appear whole or not at all.
 """
 
-import contextlib
 import fractions
 import math
 import os
-import pathlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 import av
 import einops
 import numpy as np
 from PIL import Image
 
+from maskflow_jax.io.files import atomic_file
+from maskflow_jax.io.resizing import to_square
 from maskflow_jax.io.video_decoding import iterate_frames
 
 CONTEXT_COLOUR = (255, 0, 200)  # magenta: hardly any video has it
@@ -65,7 +65,7 @@ def write_mp4(path: str | os.PathLike, frames: np.ndarray, fps: float, *, upscal
     """
     frames = _checked(path, frames, fps, upscale)
     rows, columns = (size * upscale % 2 for size in frames.shape[1:3])  # to pad
-    with _whole_file(path) as part, av.open(part, "w", format="mp4") as container:
+    with atomic_file(path) as part, av.open(str(part), "w", format="mp4") as container:
         rate = fractions.Fraction(fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate, options={"crf": _CRF})
         stream.height = frames.shape[1] * upscale + rows
@@ -102,7 +102,10 @@ def write_gif(path: str | os.PathLike, frames: np.ndarray, fps: float, *, upscal
     starts = [math.floor(f * _GIF_TICKS / fps + 0.5) for f in range(len(frames) + 1)]
     options = {"loop": "0", "final_delay": str(starts[-1] - starts[-2])}
     palette = _palette(frames)
-    with _whole_file(path) as part, av.open(part, "w", format="gif", options=options) as container:
+    with (
+        atomic_file(path) as part,
+        av.open(str(part), "w", format="gif", options=options) as container,
+    ):
         stream = container.add_stream("gif", rate=_GIF_TICKS)
         stream.height, stream.width = (size * upscale for size in frames.shape[1:3])
         stream.pix_fmt = "pal8"
@@ -122,7 +125,7 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
         ValueError: if the image cannot be written.
     """
     _check_frames(path, image[None])
-    with _whole_file(path) as part:
+    with atomic_file(path) as part:
         Image.fromarray(image).save(part, format="PNG")
 
 
@@ -203,13 +206,7 @@ def square_frames(frames: np.ndarray, size: int) -> np.ndarray:
         uint8 [F, size, size, 3].
     """
     _check_frames("frames", frames)
-    height, width = frames.shape[1:3]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    middle = frames[:, top : top + side, left : left + side]
-    how = Image.Resampling.BOX if size < side else Image.Resampling.BICUBIC
-    scaled = [Image.fromarray(frame).resize((size, size), how) for frame in middle]
-    return np.stack([np.asarray(frame) for frame in scaled])
+    return np.stack([to_square(frame, size) for frame in frames])
 
 
 def side_by_side(videos: Sequence[np.ndarray], *, gap: int = 2) -> np.ndarray:
@@ -253,19 +250,6 @@ def _paletted(frame: np.ndarray, palette: Image.Image, upscale: int, start: int)
 def _enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
     """Repeats pixels: [F, H, W, C] -> [F, factor H, factor W, C]."""
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
-
-
-@contextlib.contextmanager
-def _whole_file(path: str | os.PathLike) -> Iterator[str]:
-    """A name beside `path` to write to; renamed to `path` on success, deleted on any error."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield str(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _checked(path: str | os.PathLike, frames: np.ndarray, fps: float, upscale: int) -> np.ndarray:

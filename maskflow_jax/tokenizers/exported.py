@@ -16,7 +16,6 @@ made, or would run as a script.
 """
 
 import dataclasses
-import hashlib
 import json
 import pickle
 import zipfile
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from maskflow_jax.io.files import sha256_of_files
 from maskflow_jax.tokenizers import batching
 from maskflow_jax.tokenizers.tokenizer import to_uint8, to_unit_range
 
@@ -147,10 +147,7 @@ class ExportedTokenizer:
                 f"the tokenizer at {directory} lacks {', '.join(missing)}; copy it again"
             )
         torch = import_torch()
-        digest = hashlib.sha256()
-        for name in FILES:
-            with (directory / name).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest = sha256_of_files(directory / name for name in FILES)
         try:
             config = ExportedConfig(**json.loads((directory / FILES[0]).read_text()))
         except (ValueError, TypeError) as error:
@@ -161,7 +158,7 @@ class ExportedTokenizer:
         )
         programs = [_load(torch, directory / name, config) for name in FILES[1:]]
         name = directory.resolve().name
-        return cls(config, *programs, name=name, sha256=digest.hexdigest(), **kwargs)
+        return cls(config, *programs, name=name, sha256=digest, **kwargs)
 
     @property
     def codebook(self) -> np.ndarray:

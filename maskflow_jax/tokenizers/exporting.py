@@ -1,16 +1,15 @@
 """A torch tokenizer as two exported programs, checked against the original before they are kept."""
 
-import contextlib
 import dataclasses
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from maskflow_jax.io.files import atomic_folder
 from maskflow_jax.tokenizers.exported import FILES, ExportedConfig, ExportedTokenizer, import_torch
 
 _MAX_BATCH = 4096  # of programs that take any number of frames
@@ -74,7 +73,7 @@ def export_tokenizer(
         bytes_per_frame=max(_bytes_per_frame(torch, p, len(images)) for p in programs),
         torch_version=torch.__version__,
     )
-    with _whole_directory(directory) as part:
+    with atomic_folder(directory) as part:
         settings = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
         (part / FILES[0]).write_text(settings)
         for program, name in zip(programs, FILES[1:], strict=True):
@@ -175,18 +174,3 @@ def _compare(torch: ModuleType, tokenizer: ExportedTokenizer, encode: Any, decod
             error = (decode(tokens.long()) - tokenizer._decoder(tokens.long())).abs().max().item()
         if not error <= _TOLERANCE:
             raise ValueError(f"the exported decoder differs by {error:.2g}, over {_TOLERANCE:g}")
-
-
-@contextlib.contextmanager
-def _whole_directory(directory: Path) -> Iterator[Path]:
-    """A directory to write to, which takes its name once all is done, and else goes."""
-    part = directory.with_name(f".{directory.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        if directory.exists():
-            directory.rmdir()  # it was empty
-        part.rename(directory)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

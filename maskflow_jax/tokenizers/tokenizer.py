@@ -23,6 +23,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from maskflow_jax.io import files
+from maskflow_jax.io.weights import check_finite, check_weights
 from maskflow_jax.tokenizers import batching
 from maskflow_jax.tokenizers.vqgan import VQGANConfig, abstract_vqgan
 
@@ -244,14 +246,12 @@ def save_tokenizer(directory: str | Path, config: VQGANConfig, params: dict) -> 
         ".".join(map(str, path)): np.asarray(leaf, np.float32)
         for path, leaf in nnx.traversals.flatten_mapping(params).items()
     }
-    save_file(flat, directory / "model.safetensors.part")
-    (directory / "config.json.part").write_text(
-        json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-    )
-    (directory / "sha256").unlink(missing_ok=True)  # until both are in place
-    for name in ("config.json", "model.safetensors"):
-        (directory / f"{name}.part").replace(directory / name)
-    (directory / "sha256").write_text(_digest(directory) + "\n")
+    settings = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    with files.atomic_file(directory / "model.safetensors") as part:
+        save_file(flat, part)
+        (directory / "sha256").unlink(missing_ok=True)  # until both files are in place
+        files.write_text(directory / "config.json", settings)
+    files.write_text(directory / "sha256", _digest(directory) + "\n")
 
 
 def _digest(directory: Path) -> str:
@@ -272,21 +272,17 @@ def unflatten_parameters(flat: dict[str, np.ndarray], config: VQGANConfig, *, so
         The nested parameter dict.
 
     Raises:
-        ValueError: with all missing, unexpected and mis-shaped names at once.
+        ValueError: with all missing, unexpected and mis-shaped names at once, or if values are not
+            finite.
     """
     wanted = nnx.traversals.flatten_mapping(abstract_vqgan(config)[1])
     names = {path: ".".join(map(str, path)) for path in wanted}
-    problems = [f"missing {name}" for name in names.values() if name not in flat]
-    problems += [f"unexpected {name}" for name in sorted(flat.keys() - set(names.values()))]
-    problems += [
-        f"{name} has shape {flat[name].shape}, the config asks for {wanted[path].shape}"
-        for path, name in names.items()
-        if name in flat and flat[name].shape != wanted[path].shape
-    ]
-    if problems:
-        raise ValueError(
-            f"{source} does not fit the tokenizer's config:\n  " + "\n  ".join(problems)
-        )
+    check_weights(
+        {name: array.shape for name, array in flat.items()},
+        {name: wanted[path].shape for path, name in names.items()},
+        f"{source} does not fit the tokenizer's config:",
+    )
+    check_finite(flat, source)
     return nnx.traversals.unflatten_mapping(
         {path: flat[name].astype(np.float32) for path, name in names.items()}
     )

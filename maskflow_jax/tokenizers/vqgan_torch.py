@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 from flax import nnx
 
+from maskflow_jax.io.weights import check_finite, check_weights
 from maskflow_jax.tokenizers.vqgan import VQGANConfig, abstract_vqgan
 
 CODEBOOK = "quantize.embedding.weight"
@@ -94,16 +95,9 @@ def from_torch(state_dict: Mapping[str, np.ndarray], config: VQGANConfig) -> dic
     wanted = nnx.traversals.flatten_mapping(abstract_vqgan(config)[1])
     names = {_torch_name(path): path for path in wanted}
     shapes = {name: _torch_shape(wanted[path].shape) for name, path in names.items()}
-    problems = [f"missing {name}" for name in names if name not in weights]
-    problems += [f"unexpected {name}" for name in sorted(weights.keys() - names.keys())]
-    problems += [
-        f"{name} has shape {weights[name].shape}, the config asks for {shape}"
-        for name, shape in shapes.items()
-        if name in weights and weights[name].shape != shape
-    ]
-    if problems:
-        heading = "the torch checkpoint does not fit the tokenizer's config:"
-        raise ValueError("\n  ".join([heading, *problems]))
+    found = {name: array.shape for name, array in weights.items()}
+    check_weights(found, shapes, "the torch checkpoint does not fit the tokenizer's config:")
+    check_finite(weights, "the torch checkpoint")
     return nnx.traversals.unflatten_mapping(
         {path: _from_torch_layout(weights[name]) for name, path in names.items()}
     )

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx, struct
 
+from maskflow_jax.tokenizers.psnr import psnr
 from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig, nearest_code
 
 
@@ -112,7 +113,7 @@ def build(model: VQGANConfig, config: VQTrainingConfig) -> tuple[Callable, Calla
         )
         params["codebook"] = jnp.where(quantised, codebook, params["codebook"])
         metrics = {
-            "psnr": psnr(error),
+            "psnr": psnr(error, value_range=2.0),
             "commitment": commitment,
             "code_usage": jnp.mean(counts >= config.dead_below),
         }
@@ -128,11 +129,6 @@ def build(model: VQGANConfig, config: VQTrainingConfig) -> tuple[Callable, Calla
         return state.replace(params=params, code_counts=counts, code_sums=codebook + 0.0)
 
     return init, jax.jit(train_step, donate_argnums=0), jax.jit(place_codebook)
-
-
-def psnr(mean_squared_error: jax.Array) -> jax.Array:
-    """Peak signal-to-noise ratio in dB of a mean squared error over pixels in [-1, 1]."""
-    return 10 * jnp.log10(4 / mean_squared_error)
 
 
 def update_codebook(

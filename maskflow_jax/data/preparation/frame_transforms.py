@@ -1,9 +1,9 @@
 """From the frames of a file to the frames of a dataset: rate, length, crop and size.
 
-Everything streams, one frame at a time. In time: output frame j is the source frame that is shown
-at time j / fps after the first, so that a variable frame rate is right; then every n-th is kept.
-In space: a given part is cut out, scaled so that its shortest side is as asked, and the middle
-square is kept; one Pillow call does it all.
+Frames are processed one at a time. In time: output frame j is the source frame that is shown at
+time j / fps after the first, so that a variable frame rate is handled correctly; then every n-th
+frame is kept. In space: a given part is cut out and scaled so that its shortest side has the length
+asked for, and the middle square is kept; one call of Pillow does it all.
 """
 
 import dataclasses
@@ -11,30 +11,27 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from maskflow_jax.io.resizing import FILTERS, to_square
 from maskflow_jax.io.video_decoding import TimedFrame
 
-FILTERS = {filter.name.lower(): filter for filter in Image.Resampling}
-
-_MAX_GAP = 60.0  # seconds that one frame may be shown; more is a wrong timestamp
 _INSTANT = 1e-9  # seconds; more than floating-point times are off
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrameTransform:
-    """What is done to each video, and recorded with the dataset.
+    """How the frames of each video are processed; recorded with the dataset.
 
     Attributes:
-        size: height and width of the result in pixels.
-        fps: rate to resample to; by default the file's own frames are taken as they come.
-        frame_interval: keeps every n-th frame, after resampling.
-        min_frames: shorter results are left out.
-        max_frames: the rest of longer results is left out; by default there is no limit.
+        size: Height and width of the result in pixels.
+        fps: Rate to resample to; by default the file's own frames are taken as they come.
+        frame_interval: Distance between the frames that are kept, after resampling.
+        min_frames: Length below which a result is left out.
+        max_frames: Length at which a longer result is cut; by default there is no limit.
         crop: (left, top, width, height) in source pixels to cut out first; all by default.
-        shortest_side: what the shortest side is scaled to before the middle square of `size` is
-            cut out; `size` by default, and larger values show less of the picture.
-        upsample: Pillow's filter to enlarge with, one of `FILTERS`.
+        shortest_side: Length that the shortest side is scaled to before the middle square of `size`
+            is cut out; `size` by default, and larger values show less of the picture.
+        upsample: Pillow's filter to enlarge with, a name in `FILTERS`.
         downsample: Pillow's filter to shrink with.
     """
 
@@ -119,16 +116,12 @@ def resample(frames: Iterable[TimedFrame], fps: float) -> Iterator[np.ndarray]:
 
     The last frame is shown for its duration; where the file does not tell it, for the mean of the
     others' times, and a single frame is shown once.
-
-    Raises:
-        ValueError: if a frame is shown for so long that its timestamp must be wrong.
     """
     shown, count, first, index = None, 0, 0.0, 0
     for frame in frames:
         if shown is None:
             first = frame.start
         else:
-            _check_gap(frame.start - shown.start, count)
             until = frame.start - frame.rounding - first - _INSTANT
             while index / fps < until:
                 yield shown.pixels
@@ -138,20 +131,10 @@ def resample(frames: Iterable[TimedFrame], fps: float) -> Iterator[np.ndarray]:
     if shown is None:
         return
     duration = shown.duration or (shown.start - first) / max(count - 1, 1)
-    _check_gap(duration, count)
     end = shown.start + duration - first - max(_INSTANT, shown.rounding)
     while index == 0 or index / fps < end:
         yield shown.pixels
         index += 1
-
-
-def _check_gap(seconds: float, index: int) -> None:
-    """Raises ValueError rather than filling a huge gap before a frame with copies of the last."""
-    if seconds > _MAX_GAP:
-        raise ValueError(
-            f"timestamps jump by {seconds:.0f} s at frame {index}: write new ones with `ffmpeg -r "
-            "RATE -i FILE out.mp4`, where RATE is the video's true frame rate"
-        )
 
 
 def fit(pixels: np.ndarray, transform: FrameTransform) -> np.ndarray:
@@ -167,24 +150,11 @@ def fit(pixels: np.ndarray, transform: FrameTransform) -> np.ndarray:
     Raises:
         ValueError: if the crop does not lie in the frame.
     """
-    height, width = pixels.shape[:2]
-    left, top, columns, rows = transform.crop or (0, 0, width, height)
-    if left + columns > width or top + rows > height:
-        raise ValueError(
-            f"crop {transform.crop} (left, top, width, height) does not lie in a frame of "
-            f"{width}x{height}: change --crop"
-        )
-    size = transform.size
-    side = min(rows, columns) * size / (transform.shortest_side or size)  # source pixels to show
-    # Whole pixels: nothing is interpolated where nothing is scaled.
-    left, top = left + int((columns - side) // 2), top + int((rows - side) // 2)
-    if side == size:
-        return np.ascontiguousarray(pixels[top : top + size, left : left + size])
-    filter = FILTERS[transform.upsample if size > side else transform.downsample]
-    if side == int(side):
-        # Cut before scaling, so that no pixel outside has a share: as `video_io.square_frames`.
-        side = int(side)
-        image = Image.fromarray(pixels[top : top + side, left : left + side])
-        return np.asarray(image.resize((size, size), filter))
-    box = (left, top, left + side, top + side)
-    return np.asarray(Image.fromarray(pixels).resize((size, size), filter, box=box))
+    return to_square(
+        pixels,
+        transform.size,
+        crop=transform.crop,
+        shortest_side=transform.shortest_side,
+        upsample=transform.upsample,
+        downsample=transform.downsample,
+    )

@@ -12,8 +12,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from maskflow_jax.data.sources.items import Item, content_hash, file_state, total_size
+from maskflow_jax.io import files
 
 WRITTEN, FAILED = "written", "failed"
 
@@ -57,7 +56,7 @@ class WorkDirectory:
         else:
             with self._full_disk_explained():
                 self.path.mkdir(parents=True, exist_ok=True)
-                _write_whole(file, json.dumps(settings, indent=2, sort_keys=True).encode())
+                files.write_text(file, json.dumps(settings, indent=2, sort_keys=True))
 
     @contextlib.contextmanager
     def locked(self, name: str) -> Iterator[None]:
@@ -170,7 +169,7 @@ class TokenWriter:
 
     def __init__(self, tokens: Path, record: Path, explained: Any):
         self._tokens, self._record, self._explained = tokens, record, explained
-        self._part = _part_of(tokens)
+        self._part = files.temporary_path(tokens)
         self._file, self._digest, self._frames, self._grid = None, hashlib.sha256(), 0, ()
 
     def write(self, tokens: np.ndarray) -> None:
@@ -198,7 +197,7 @@ class TokenWriter:
                 self.discard()
                 self._tokens.unlink(missing_ok=True)  # of an earlier state of the file
                 self._record.parent.mkdir(parents=True, exist_ok=True)
-            _write_whole(self._record, json.dumps(record, sort_keys=True).encode())
+            files.write_text(self._record, json.dumps(record, sort_keys=True))
 
     def discard(self) -> None:
         """Removes what has not been finished."""
@@ -209,39 +208,10 @@ class TokenWriter:
             self._part.unlink(missing_ok=True)
 
 
-def _part_of(path: Path) -> Path:
-    """A temporary name that no other process has; containers may share their process ids."""
-    return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that is there as a whole or not at all."""
-    part = _part_of(path)
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _check_settings(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raises ValueError that names all differences."""
-    before, now = _flat(stored), _flat(wanted)
-    differences = [
-        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    ]
-    if differences:
+    if changes := files.differences(stored, wanted):
         raise ValueError(
-            f"{path} was made with other settings: {'; '.join(differences)}. Go on with those, "
-            "delete it, or write another --output"
+            f"{path} was made with other settings: {'; '.join(changes)}. Go on with those, "
+            "delete it, or choose another output"
         )
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in settings.items():
-        inside = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{name}.") if inside else {f"{prefix}{name}": value}
-    return flat

@@ -19,7 +19,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_CHUNK = 1 << 20
+from maskflow_jax.io.files import sha256_of
+
 SPLITS = ("train", "test")
 
 
@@ -148,7 +149,7 @@ def content_hash(paths: Iterable[Path]) -> str:
     Raises:
         OSError: if one cannot be read.
     """
-    digests = [(path.name, _file_hash(path)) for path in paths]
+    digests = [(path.name, sha256_of(path)) for path in paths]
     if len(digests) == 1:
         return digests[0][1]
     lines = "".join(f"{digest}  {text_id(Path(name))}\n" for name, digest in digests)
@@ -188,14 +189,3 @@ def describe(source: Any, *, frames_only: bool = False) -> dict[str, Any]:
     }
     settings = {k: v.name if isinstance(v, Path) else v for k, v in settings.items()}
     return {"name": type(source).__module__.rpartition(".")[2], **settings}
-
-
-def _file_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    except PermissionError as error:
-        raise PermissionError(f"{path} may not be read: `chmod +r` it") from error
-    return digest.hexdigest()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from videos import greys, moving, write_video
 
-from maskflow_jax.io import video_decoding
+from maskflow_jax.io import video_decoding, video_files
 from maskflow_jax.io.video_decoding import iterate_frames, read_header
 
 KINDS = {  # suffix, codec, pixel format, least PSNR
@@ -121,6 +121,43 @@ def test_a_playlist_is_no_way_out(tmp_path):
     (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXTINF:1,\nhttp://localhost:9/a.ts\n")
     with pytest.raises(ValueError, match=r"list\.mp4"):
         frames_of(tmp_path / "list.mp4")
+
+
+def test_a_list_of_files_is_no_video(tmp_path):
+    """FFmpeg would follow it to its neighbours."""
+    write_video(tmp_path / "secret.mp4", moving(3))
+    for name in ("list.mp4", "list.ffconcat", "list.mkv"):
+        (tmp_path / name).write_text("ffconcat version 1.0\nfile secret.mp4\n")
+        with pytest.raises(ValueError, match=name):
+            frames_of(tmp_path / name)
+        with pytest.raises(ValueError, match=name):
+            read_header(tmp_path / name)
+
+
+@pytest.mark.parametrize("colours", [2, 200])
+def test_half_a_gif_is_refused(tmp_path, colours):
+    path = tmp_path / "a.gif"
+    video_files.write_gif(path, moving(9) % colours, 10)
+    assert len(frames_of(path)) == 9
+    whole = path.read_bytes()
+    for share in (0.01, 0.3, 0.5, 0.9):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(ValueError, match=r"a\.gif"):
+            frames_of(path)
+    path.write_bytes(whole[:-1])  # all but the trailer
+    with pytest.raises(ValueError, match=r"a\.gif is cut off"):
+        frames_of(path)
+    path.write_bytes(whole + b"comment of a camera")
+    assert len(frames_of(path)) == 9
+
+
+def test_timestamps_that_jump_are_refused(tmp_path):
+    times = [0, 100, 200, 3_600_200, 3_600_300]
+    path = write_video(tmp_path / "a.mkv", greys([0, 50, 100, 150, 200]), times=times)
+    with pytest.raises(ValueError, match=r"a\.mkv: timestamps jump by 3600 s at frame 3.*ffmpeg"):
+        frames_of(path)
+    with pytest.raises(ValueError, match="timestamps jump"):
+        video_files.read_video(path)
 
 
 def test_no_permission_is_named(tmp_path, monkeypatch):
