@@ -149,7 +149,7 @@ def _choose_array(path: Path, archive: zipfile.ZipFile, key: str | None) -> str:
             return found[0]
     arrays = ", ".join(name.removesuffix(".npy") for name in names) or "nothing"
     what = f"no array {key!r}" if key else f"{len(found)} arrays of video"
-    raise ValueError(f"{path} has {what}, it has {arrays}: name one with --array_key")
+    raise ValueError(f"{path} has {what}, it has {arrays}: set key to one of them")
 
 
 def _shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:

@@ -1,6 +1,8 @@
-"""Released weights as the beginning of a run, and a run's weights for the released code."""
+"""Released PyTorch weights as the start of a run, and a run's weights for the released code."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -10,7 +12,6 @@ from maskflow_jax.io.torch_files import StateDict, TorchFile, read_torch_file, w
 from maskflow_jax.models import latte_torch
 from maskflow_jax.models.latte import LatteConfig
 from maskflow_jax.parallel import sharding
-from maskflow_jax.tokenizers.tokenizer import Tokenizer
 from maskflow_jax.training import trainer
 from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -22,20 +23,21 @@ def import_checkpoint(
     settings: dict,
     workdir: Path,
     *,
-    tokenizer: str | None = None,
+    tokenizer: Mapping[str, Any] | None = None,
     keep_step: bool = False,
 ) -> None:
-    """Turns a file of torch weights into a run that can be sampled and trained on.
+    """Turns a file of torch weights into a run that can be sampled from and trained further.
 
     The parameters come from the section "model", their average from "ema"; a file with one state
-    dict gives both. The optimiser starts afresh and the data at its beginning.
+    dict provides both. The state of the optimiser and the position in the data are new.
 
     Args:
-        checkpoint: the file.
-        settings: an experiment file's sections as a plain dict.
-        workdir: folder of the new run.
-        tokenizer: tokenizer of the tokens; by default the dataset tells.
-        keep_step: start from the file's `train_steps`, not from 0.
+        checkpoint: File of torch weights.
+        settings: Sections of a config as a plain dict.
+        workdir: Folder of the new run.
+        tokenizer: Identity of the tokenizer of the model's tokens (`Tokenizer.identity`); by
+            default that of the dataset.
+        keep_step: Whether to start from the file's `train_steps` instead of 0.
 
     Raises:
         FileExistsError: if the folder has checkpoints already.
@@ -45,7 +47,7 @@ def import_checkpoint(
         CheckpointError: if the run could not be written.
     """
     if any((workdir / "checkpoints").glob("[0-9]*")):
-        raise FileExistsError(f"{workdir} has checkpoints already; choose another --workdir")
+        raise FileExistsError(f"{workdir} has checkpoints already; choose another folder")
     config = _resolve(settings, tokenizer)
     latte = trainer.make_latte_config(config)
     optimizer = make_optimizer(OptimizerConfig(**config["optimizer"]))
@@ -68,12 +70,12 @@ def export_checkpoint(workdir: Path, out: Path) -> None:
     """Writes a run's newest weights for the released code.
 
     Args:
-        workdir: folder of the run.
-        out: a pickle of torch (`.pt`) with the released sections, or `.safetensors` with the
-            averaged weights alone.
+        workdir: Folder of the run.
+        out: File to write: a pickle of torch (`.pt`) with the released sections, or `.safetensors`
+            with the averaged weights alone.
 
     Raises:
-        FileNotFoundError: if the folder is no run's.
+        FileNotFoundError: if the folder holds no run.
         ImportError: if torch is needed and missing.
         ValueError: for another suffix, or weights of another format.
         CheckpointError: if there is no checkpoint that can be read.
@@ -101,20 +103,18 @@ def export_checkpoint(workdir: Path, out: Path) -> None:
     logging.info("exported step %d of %s to %s", step, workdir, out)
 
 
-def _resolve(settings: dict, tokenizer: str | None) -> dict:
-    """The resolved config, checked; its tokenizer is the given one, or else the dataset's."""
-    directory = settings["data"]["directory"]
-    if tokenizer is not None:
-        settings = {**settings, "data": {**settings["data"], "tokenizer": tokenizer}}
-        tokenizer = Tokenizer.load(tokenizer).identity
-    else:
+def _resolve(settings: dict, tokenizer: Mapping[str, Any] | None) -> dict:
+    """The resolved config, checked, with the given tokenizer or else the dataset's."""
+    if tokenizer is None:
+        directory = settings["data"]["directory"]
         try:
             tokenizer = read_token_dataset(directory, "train").tokenizer
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"no dataset at {directory} to take the tokenizer's identity from; pass --tokenizer"
+                f"no dataset at {directory} to take the tokenizer's identity from; give the "
+                "tokenizer"
             ) from error
-    config = trainer.resolve(settings, tokenizer)
+    config = trainer.resolve(settings, dict(tokenizer))
     trainer.check_config(config)
     trainer.check_settings("optimizer", OptimizerConfig, config["optimizer"])
     return config
@@ -164,5 +164,5 @@ def _check_window(state_dict: StateDict, config: dict) -> None:
 def _step(file: TorchFile) -> int:
     step = file.numbers.get("train_steps")
     if not isinstance(step, int) or not 0 <= step <= np.iinfo(np.int32).max:
-        raise ValueError(f"{file.path} has train_steps {step!r}; leave out --keep_step")
+        raise ValueError(f"{file.path} has train_steps {step!r}; set keep_step to false")
     return step

@@ -115,7 +115,7 @@ prepare_items(prep, prep.source.listing().items, encoder, prep.work_directory(),
 
 
 def test_killed_and_continued(folder, expected, tmp_path):
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[3])]
     run = subprocess.run(
         [sys.executable, "-c", KILLED, str(folder), str(tmp_path / "out"), *paths],
         capture_output=True,
@@ -143,7 +143,7 @@ def test_a_decoding_process_that_dies_is_reported(folder, tmp_path):
     prep = preparation(folder, tmp_path / "out")
     object.__setattr__(prep, "source", DyingSource())
     work = work_directory.WorkDirectory(tmp_path / "out.work", {})
-    with pytest.raises(DecoderDiedError, match=r"code -9 while reading a:.*--workers"):
+    with pytest.raises(DecoderDiedError, match=r"code -9 while reading a:.*lower workers"):
         prepare_items(
             prep, [Item(id="a")], MeanEncoder(), work, workers=1, progress=False, warm_up=False
         )
