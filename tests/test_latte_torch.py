@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from distributions import quick_jit
 from flax import nnx
-from laws import quick_jit
 from released import NumpyLatte, load_reference, random_latte
 from tiny import assert_same
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from distributions import quick_jit
 from flax import nnx
-from laws import quick_jit
 from test_context_cache import SIDE, B, K, T, network
 from tiny import TOKENIZER, quick_compilation, random_params, resolved_config
 

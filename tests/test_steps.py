@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from distributions import quick_jit
 from flax import nnx
-from laws import quick_jit
 from tiny import OPTIMIZER, assert_same, host_copy, quick_compilation, resolved_config
 
 from maskflow_jax.flow.corruption import mask_tokens

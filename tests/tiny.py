@@ -7,8 +7,8 @@ from unittest import mock
 
 import jax
 import numpy as np
+from distributions import quick_jit
 from flax import nnx
-from laws import quick_jit
 
 from configs import maze
 from maskflow_jax.data.dataset import read_token_dataset, write_token_dataset

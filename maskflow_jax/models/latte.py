@@ -142,6 +142,11 @@ class Latte(nnx.Module):
             width, patch**2 * config.codebook_size, rngs, dtype=dtype, kernel_init=layers.zeros
         )
 
+    @property
+    def mask_id(self) -> int:
+        """The mask token, the size of the codebook."""
+        return self.config.codebook_size
+
     def features(
         self,
         tokens: jax.Array,
@@ -258,12 +263,21 @@ class Latte(nnx.Module):
             features: [B, T', N, D] of any T' frames.
 
         Returns:
-            Logits over the codebook in the compute type, [B, T', H, W, K].
+            Logits over the codebook, accumulated and returned in float32, [B, T', H, W, K].
         """
-        side = round(features.shape[2] ** 0.5)
+        batch, frames, patches, width = features.shape
+        side = round(patches**0.5)
+        # Rounding logits to bfloat16 would change probabilities by several percent.
+        logits = jnp.dot(
+            features.reshape(-1, width),
+            self.head.kernel[...].astype(features.dtype),
+            preferred_element_type=jnp.float32,
+        )
         return einops.rearrange(
-            self.head(features),
-            "b t (h w) (p q k) -> b t (h p) (w q) k",
+            logits + self.head.bias[...],
+            "(b t h w) (p q k) -> b t (h p) (w q) k",
+            b=batch,
+            t=frames,
             h=side,
             p=self.config.patch_size,
             q=self.config.patch_size,

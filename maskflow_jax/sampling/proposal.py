@@ -1,167 +1,170 @@
-"""Proposals: a value for every token, drawn from the network, and how probable that value was.
+"""Proposals: a value for every token, drawn from the network, and the probability of that value.
 
     x ~ Cat(softmax(logits / temperature), top-k and top-p classes only),    confidence = log p(x)
 
-with p before top-k and top-p: cut to one class, all would be certain, and confidence would order
-nothing.
+with p before top-k and top-p: reduced to one class, all values would be certain, and confidence
+could order nothing.
 
 A video window has far more logits than tokens (16 frames of 32x32 tokens over 16,384 classes are
-1.07 GB a sample), so the vocabulary head runs over blocks of frames and only a token and a
+1.07 GB a sample), so the vocabulary head runs over blocks of frames, and only a token and a
 confidence per position leave a block.
 
-Drawing is an inverse CDF with one uniform number per token, not a Gumbel number per class, and the
-CDF has two levels: the sums of blocks of `BLOCK` classes find the block, the classes of that block
-find the class. Only those two short cumulative sums are ever formed. Their rounding moves a
-boundary by about 1e-7; a class of probability zero is never drawn.
+A value is drawn by the inverse CDF with one uniform number per token, not with a Gumbel number per
+class, and the CDF has two levels: the sums of blocks of `BLOCK` classes find the block, and the
+classes of that block find the class. Only those two short cumulative sums are ever formed. Their
+rounding moves a boundary by about 1e-7; a class of probability zero is never drawn.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from maskflow_jax.io.settings import refuse
+from maskflow_jax.sampling.guidance import Guidance
+from maskflow_jax.sampling.types import Proposal, Step
+from maskflow_jax.sampling.views import View
+
 BLOCK = 128  # classes per block: near sqrt(16384), so both levels are equally short
-INVALID = -1  # the token where the logits are no law: NaN or +inf among them, or all -inf
+INVALID = -1  # the token where the logits are no distribution: NaN or +inf, or all -inf
 
 
-class Proposal(NamedTuple):
-    """One proposed value per position, masked or not.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How a value is drawn from the network's logits.
 
     Attributes:
-        tokens: int32 [B, T, H, W].
-        log_confidence: float32 [B, T, H, W], log-probability of the token at the temperature,
-            before top-k and top-p.
-    """
-
-    tokens: jax.Array
-    log_confidence: jax.Array
-
-
-def make_propose(
-    features_fn: Callable[[jax.Array, jax.Array], jax.Array],
-    logits_fn: Callable[[jax.Array], jax.Array],
-    *,
-    view: Callable | None = None,
-    **settings,
-) -> Callable[..., Proposal]:
-    """Builds the proposal of a network.
-
-    Args:
-        features_fn: (x int32 [B, T, H, W], t [B, T]) -> features [B, T', N, D] of the frames that
-            the head runs on (`frames`, below), by default all.
-        logits_fn: features [B, 1, N, D] of one frame -> logits [B, 1, H, W, K]; no mask class.
-        view: what the network is shown, `views.make_view`; by default x and its times, 1 for the
-            frames that are known entirely.
-        **settings: of `propose_from_features`.
-
-    Returns:
-        propose(keys [B], x [B, T, H, W], Step) -> Proposal. The draw of a token depends on its
-        sample's key and its place in the window only.
+        temperature: Divides the logits. 0 takes the most likely class; its confidence is then its
+            log-probability at temperature 1, which still distinguishes tokens.
+        top_k: Number of most likely classes that are kept, of equal ones those with the lower ids;
+            None keeps all.
+        top_p: Then the fewest of the most likely classes that hold this much probability are kept;
+            None and 1.0 keep all.
 
     Raises:
-        ValueError: a setting is out of range; when run, top_k > K.
-
-    Source: MaskFlow, arXiv 2502.11234, Algorithm 4.
+        ValueError: if a setting is out of range.
     """
-    view = view or _plain_view
-    return propose_from_features(
-        lambda keys, x, step: features_fn(*view(keys, x, step)), logits_fn, **settings
-    )
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self):
+        zero = self.top_p is not None and self.top_p <= 0.0
+        refuse(
+            "decoding",
+            self,
+            {"temperature": (0.0, None), "top_k": (1, None), "top_p": (0.0, 1.0)},
+            more=("top_p is 0; use a probability above 0, or None for all classes",) * zero,
+        )
 
 
-def propose_from_features(
-    features_fn: Callable[..., Any],
-    logits_fn: Callable[[Any], jax.Array],
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    frame_block: int = 1,
-    frames: slice = slice(None),
-) -> Callable[..., Proposal]:
-    """Builds a proposal from anything that has features: one network pass, or several combined.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Proposer:
+    """The proposals of a network: view, features, guidance, head, draw.
 
-    Args:
-        features_fn: (keys [B], x int32 [B, T, H, W], Step) -> a pytree of features [B, T', ...] of
-            the T' frames in `frames`. Its keys are not the draws' keys.
-        logits_fn: the same pytree for one frame, [B, 1, ...] -> logits [B, 1, H, W, K].
-        temperature: divides the logits. 0 takes the most likely class; its confidence is then its
-            log-probability at temperature 1, which still tells tokens apart.
-        top_k: keeps the k most likely classes, of equal ones those with the lower ids.
-        top_p: then keeps the fewest of the most likely classes that hold this much probability.
-        frame_block: frames whose logits exist at once; changes memory and speed, not the draw.
-        frames: the frames that the head runs on, say `slice(context_frames, None)`. Elsewhere the
-            proposal is x itself with log-confidence -inf.
-
-    Returns:
-        propose(keys, x, Step) -> Proposal.
-
-    Raises:
-        ValueError: a setting is out of range; when run, top_k > K.
+    Attributes:
+        features: (tokens int32 [B, T, H, W], times [B, T]) -> features [B, T', N, D] of the T'
+            frames on which the head runs.
+        logits: Features [B, 1, N, D] of one frame -> logits [B, 1, H, W, K]; no mask class.
+        view: What the network is shown.
+        decoding: How values are drawn.
+        guidance: Partial context guidance, with its time set where it is active.
+        first_frame: First frame on which the head runs, the number of context frames. Before it the
+            proposal is the window itself with log-confidence -inf.
+        frame_block: Number of frames whose logits exist at one time; it changes memory and speed,
+            not the draw.
     """
-    if temperature < 0.0:
-        raise ValueError(f"temperature is {temperature}; use 0 for the most likely class, or more")
-    if frame_block < 1 or (top_k is not None and top_k < 1):
-        raise ValueError(f"{frame_block=} and {top_k=} must be at least 1 (top_k=None: all)")
-    if top_p is not None and not 0.0 < top_p <= 1.0:
-        raise ValueError(f"top_p is {top_p}; use a probability above 0, or None for all classes")
-    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
 
-    def propose(keys: jax.Array, x: jax.Array, step) -> Proposal:
-        # Drawn for all frames, so that `frames` and `frame_block` do not change any draw.
+    features: Callable[[jax.Array, jax.Array], jax.Array]
+    logits: Callable[[jax.Array], jax.Array]
+    view: View
+    decoding: Decoding = Decoding()
+    guidance: Guidance = Guidance()
+    first_frame: int = 0
+    frame_block: int = 1
+
+    def __call__(self, keys: jax.Array, x: jax.Array, step: Step) -> Proposal:
+        """Proposes a value for every position.
+
+        Args:
+            keys: One random key per sample, [B]. The draw of a token depends on its sample's key
+                and on its place in the window only.
+            x: The window, int32 [B, T, H, W].
+            step: The state of the loop.
+
+        Raises:
+            ValueError: if top_k exceeds the number of classes.
+
+        Source: MaskFlow, arXiv 2502.11234, Algorithm 4.
+        """
+        guidance = self.guidance
+        if not guidance.active:
+            return self._propose(keys, x, step, (self.view,))
+        partial = dataclasses.replace(self.view, context_time=guidance.time)
+        blank = dataclasses.replace(self.view, context_time=0.0)
+        views = (self.view, partial, blank)
+        if guidance.steps is None or guidance.steps >= step.num_steps:
+            return self._propose(keys, x, step, views)
+        return jax.lax.cond(
+            step.index < guidance.steps,
+            lambda: self._propose(keys, x, step, views),
+            lambda: self._propose(keys, x, step, (self.view,)),
+        )
+
+    def _propose(
+        self, keys: jax.Array, x: jax.Array, step: Step, views: tuple[View, ...]
+    ) -> Proposal:
+        """Draws from the logits of one view, or from the guided logits of three."""
+        # Drawn for all frames, so that `first_frame` and `frame_block` do not change any draw.
         uniform = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:]))(keys)
-        feature_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+        view_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+        features = tuple(self.features(*view(view_keys, x, step)) for view in views)
 
         def propose_frame(inputs):
-            features, uniform = inputs  # [B, ...], [B, H, W]
-            features = jax.tree.map(lambda a: a[:, None], features)
-            logits = logits_fn(features)[:, 0].astype(jnp.float32)  # [B, H, W, K]
-            return draw(uniform, logits, **settings)
+            features, uniform = inputs  # [B, N, D] each, [B, H, W]
+            full, *others = (self.logits(a[:, None])[:, 0].astype(jnp.float32) for a in features)
+            if others:
+                full = full + self.guidance.weight * (others[0] - others[1])
+            return draw(uniform, full, self.decoding)
 
-        inputs = (features_fn(feature_keys, x, step), uniform[:, frames])
+        inputs = (features, uniform[:, self.first_frame :])
         drawn = jax.lax.map(
             propose_frame,
             jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), inputs),
-            batch_size=frame_block,
+            batch_size=self.frame_block,
         )
         tokens, log_confidence = (rearrange(a, "t b h w -> b t h w") for a in drawn)
         untouched = jnp.full(x.shape, -jnp.inf, jnp.float32)
-        return Proposal(x.at[:, frames].set(tokens), untouched.at[:, frames].set(log_confidence))
-
-    return propose
-
-
-def _plain_view(keys: jax.Array, x: jax.Array, step) -> tuple[jax.Array, jax.Array]:
-    return x, jnp.where(jnp.all(step.known, axis=(2, 3)), 1.0, step.t)
+        return Proposal(
+            x.at[:, self.first_frame :].set(tokens),
+            untouched.at[:, self.first_frame :].set(log_confidence),
+        )
 
 
 def draw(
-    uniform: jax.Array,
-    logits: jax.Array,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    uniform: jax.Array, logits: jax.Array, decoding: Decoding = Decoding()
 ) -> tuple[jax.Array, jax.Array]:
     """Draws one class per position.
 
     Args:
         uniform: float32 [...], numbers in [0, 1).
         logits: float32 [..., K]; -inf excludes a class.
-        temperature: see `make_propose`, as for the others.
-        top_k: before top_p.
-        top_p: after the temperature; sorts all classes unless there is a top_k.
+        decoding: Temperature, top-k and top-p. Top-p sorts all classes unless there is a top-k.
 
     Returns:
-        tokens: int32 [...]; `INVALID` where the logits are no law.
+        tokens: int32 [...]; `INVALID` where the logits are no distribution.
         log_probability: float32 [...], of the token before top-k and top-p.
 
     Raises:
-        ValueError: top_k > K.
+        ValueError: if top_k exceeds K.
     """
     num_classes, ids = logits.shape[-1], None
+    top_k, temperature = decoding.top_k, decoding.temperature
+    # Sums of rounded probabilities reach 1 before the last class, so 1.0 would drop classes.
+    top_p = None if decoding.top_p == 1.0 else decoding.top_p
     if top_k is not None and top_k > num_classes:
         raise ValueError(f"top_k is {top_k}, of {num_classes} classes; lower it or use None")
     if temperature > 0.0:

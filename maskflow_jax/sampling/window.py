@@ -10,88 +10,55 @@ revealed token keeps its value (a remasking rule may hide it, never change it), 
 trajectory is one integer per token, the step that revealed it.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
-from maskflow_jax.sampling.proposal import Proposal
+from maskflow_jax.flow.schedules import Schedule
+from maskflow_jax.sampling.types import Propose, Step, StepRule, WindowTokens
 
 KNOWN = -1  # `reveal_step` of tokens that were given
 
 
-class Step(NamedTuple):
-    """Where the loop stands, as a proposal and a step rule see it.
-
-    Attributes:
-        index: int32 scalar, i.
-        num_steps: S, a Python int.
-        t: [B, T] frame times before the step.
-        s: [B, T] frame times after the step.
-        masked: bool [B, T, H, W], the tokens that are masked now.
-        unknown: bool [B, T, H, W], the tokens that were masked before step 0.
-        known: bool [B, T, H, W], the tokens that were given. Neither known nor unknown are those
-            that an earlier window revealed (`sample_window`'s `revealed`).
-        mask_id: the mask token, a Python int.
-    """
-
-    index: jax.Array
-    num_steps: int
-    t: jax.Array
-    s: jax.Array
-    masked: jax.Array
-    unknown: jax.Array
-    known: jax.Array
-    mask_id: int
-
-
-Propose = Callable[[jax.Array, jax.Array, Step], Proposal]
-StepRule = Callable[[jax.Array, jax.Array, Proposal, Step], jax.Array]
-
-
 def sample_window(
     keys: jax.Array,
-    tokens: jax.Array,
-    known: jax.Array,
+    window: WindowTokens,
     times: jax.Array,
     propose: Propose,
     step_rule: StepRule,
     *,
     mask_id: int,
-    revealed: jax.Array | None = None,
+    schedule: Schedule | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Fills in the unknown tokens of a window.
 
-    Known tokens leave as they came, bit for bit. Every rule of this package leaves no token masked
-    in a frame whose last time is 1; a token that stays masked keeps `mask_id` and reveal step S.
+    Known tokens leave as they came, bit for bit. Every sampler of this package leaves no token
+    masked in a frame whose last time is 1; a token that stays masked keeps `mask_id` and reveal
+    step S.
 
     Args:
-        keys: [B] typed random keys, one per sample: a sample depends on its own key and tokens
+        keys: Typed random keys [B], one per sample: a sample depends on its own key and tokens
             only, never on its batch.
-        tokens: int32 [B, T, H, W]; the values of unknown tokens are ignored.
-        known: bool [B, T, H, W], any pattern.
-        times: [S+1, T] frame times (`frame_schedules`), an array or a constant of the trace.
+        window: The tokens before sampling, arrays [B, T, H, W].
+        times: Frame times [S+1, T] (`Sampler.times`), an array or a constant of the trace.
         propose: (keys [B], x [B, T, H, W], Step) -> Proposal, called S times.
-        step_rule: (keys [B], x, proposal, Step) -> x.
-        mask_id: the mask token, K.
-        revealed: bool [B, T, H, W], tokens that an earlier window has revealed in frames that are
-            still on their way. They stay too, but their frame is no cleaner for them than its time
-            says, whereas a known token is clean beyond it (`views.make_view`).
+        step_rule: (keys [B], x, proposal, Step) -> x, such as `Sampler.step`.
+        mask_id: The mask token, K.
+        schedule: Noise schedule of the network's training, for rules that follow it.
 
     Returns:
         tokens: int32 [B, T, H, W].
         reveal_step: int32 [B, T, H, W], the step 0..S-1 that revealed a token (the last one, if it
-            was masked again between); -1 where known or revealed before.
+            was masked again between); -1 where it was known or revealed before.
 
     Raises:
-        ValueError: shapes disagree.
+        ValueError: if the shapes disagree.
 
     Source: MaskFlow, arXiv 2502.11234, Algorithms 3 and 4.
     """
-    num_steps = _check_shapes(keys, tokens, known, times)
+    num_steps = _check_shapes(keys, window, times)
+    tokens, known = window.tokens, window.known
     times = jnp.asarray(times, jnp.float32)
-    unknown = ~known if revealed is None else ~(known | revealed)
+    unknown = ~known if window.revealed is None else ~(known | window.revealed)
 
     def body(i, carry):
         x, reveal_step = carry
@@ -99,7 +66,7 @@ def sample_window(
         # Not x == mask_id: a known token is never masked, whatever its value.
         masked = reveal_step == num_steps
         t, s = (jnp.broadcast_to(times[row], tokens.shape[:2]) for row in (i, i + 1))
-        step = Step(i, num_steps, t, s, masked, unknown, known, mask_id)
+        step = Step(i, num_steps, t, s, masked, unknown, known, mask_id, schedule)
         proposed = step_rule(rule_keys, x, propose(proposal_keys, x, step), step)
         hidden = unknown & (proposed == mask_id)
         x = jnp.where(masked | hidden, proposed, x)
@@ -135,8 +102,9 @@ def _step_keys(keys: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
     return pairs[:, 0], pairs[:, 1]
 
 
-def _check_shapes(keys, tokens, known, times) -> int:
-    """Returns S."""
+def _check_shapes(keys: jax.Array, window: WindowTokens, times: jax.Array) -> int:
+    """Returns the number of steps S."""
+    tokens, known = window.tokens, window.known
     if tokens.ndim != 4 or known.shape != tokens.shape or keys.shape != tokens.shape[:1]:
         raise ValueError(
             f"tokens {tokens.shape} and known {known.shape} must both be [B, T, H, W] and keys "

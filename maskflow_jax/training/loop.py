@@ -1,10 +1,9 @@
-"""The training loop: steps, logs, held-out measures, checkpoints, hooks, and how it stops.
+"""The training loop: steps, logs, validation measures, checkpoints, hooks, and how it stops.
 
 The loop stops in three ways: at `num_steps`; on SIGTERM, after saving, so that the same command
 goes on where it was; on a loss or gradient that is not finite, before such a state is saved.
 """
 
-import dataclasses
 import math
 import signal
 import time
@@ -16,6 +15,7 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
+from maskflow_jax.config import RunConfig
 from maskflow_jax.parallel import sharding
 from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.metrics import MetricWriter, summarise_bins
@@ -23,33 +23,6 @@ from maskflow_jax.training.state import TrainState
 from maskflow_jax.training.steps import TimeSums
 
 Hook = Callable[[int, TrainState], None]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """How long to train and when to look; may change between restarts of a run.
-
-    Attributes:
-        num_steps: optimiser steps in all.
-        log_every: steps between log lines.
-        eval_every: steps between held-out measures; also taken at the end.
-        checkpoint_every: steps between checkpoints; also saved at the end.
-        hook_every: steps between calls of the hooks; also called at the end.
-        keep_checkpoints: newest checkpoints to keep.
-    """
-
-    num_steps: int
-    log_every: int = 100
-    eval_every: int = 5_000
-    checkpoint_every: int = 5_000
-    hook_every: int = 5_000
-    keep_checkpoints: int = 2
-
-    def __post_init__(self):
-        """Raises ValueError for intervals below 1."""
-        for name, value in vars(self).items():
-            if value < 1:
-                raise ValueError(f"run.{name} is {value}; set it to 1 or more")
 
 
 class NonFiniteLossError(RuntimeError):
@@ -83,7 +56,7 @@ class Preemption:
         return multihost_utils.reached_preemption_sync_point(step)
 
 
-def train(
+def train_loop(
     *,
     state: TrainState,
     train_step: Callable,
@@ -103,7 +76,7 @@ def train(
         train_step: from `make_train_step`.
         key: the run's PRNG key.
         batches: the checkpointable iterator of token clips [B, T, H, W], this process's share.
-        evaluate: averaged parameters to held-out scalars.
+        evaluate: averaged parameters to validation scalars.
         checkpoints: where the run is saved.
         config: the resolved settings, stored in every checkpoint.
         run: lengths and intervals.
@@ -161,7 +134,7 @@ def _look(
     hooks: Iterable[Hook],
 ) -> None:
     if evaluate is not None:
-        log_held_out(step, evaluate(state["ema_params"]), writer)
+        log_validation(step, evaluate(state["ema_params"]), writer)
     for hook in hooks:
         hook(step, state)
 
@@ -180,7 +153,7 @@ def check_finite(step: int, metrics: Mapping[str, Any]) -> None:
     )
 
 
-def held_out(
+def validate(
     eval_step: Callable,
     params: dict,
     clips: Iterable[tuple[np.ndarray, np.ndarray]],
@@ -188,7 +161,7 @@ def held_out(
     *,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Measures parameters on held-out clips, the same masks every time.
+    """Measures parameters on validation clips, the same masks every time.
 
     Masks are drawn batch by batch: compare results of one batch size.
 
@@ -209,15 +182,15 @@ def held_out(
         # In float64: float32 stops counting tokens at 2^24.
         total = jax.tree.map(lambda whole, part: whole + np.asarray(part, float), total, sums)
     if not np.sum(total.count):
-        raise ValueError("there is no masked token in the held-out clips to evaluate on")
+        raise ValueError("there is no masked token in the validation clips to evaluate on")
     return summarise_bins(total)
 
 
-def log_held_out(step: int, summary: Mapping[str, float], writer: MetricWriter) -> None:
-    """Writes a held-out summary and logs its two means."""
-    writer.write(step, {f"held_out/{name}": value for name, value in summary.items()})
+def log_validation(step: int, summary: Mapping[str, float], writer: MetricWriter) -> None:
+    """Writes a validation summary and logs its two means."""
+    writer.write(step, {f"validation/{name}": value for name, value in summary.items()})
     logging.info(
-        "step %d held out: cross-entropy %.3f nats, accuracy %.1f%%",
+        "step %d validation: cross-entropy %.3f nats, accuracy %.1f%%",
         step,
         summary["cross_entropy"],
         100 * summary["accuracy"],

@@ -1,6 +1,6 @@
 """Where the numbers go: `metrics.jsonl` always, TensorBoard where TensorFlow is installed.
 
-Held-out results are summarised here too, from sums per time bin to means.
+Validation results are summarised here too, from sums per time bin to means.
 """
 
 import json
@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from maskflow_jax.io.files import write_text
 from maskflow_jax.training.steps import TimeSums
 
 
@@ -18,10 +19,17 @@ class MetricWriter:
     """Writes scalars to `metrics.jsonl` and, through clu, to TensorBoard.
 
     Only the first process of a run writes.
+
+    Args:
+        workdir: Folder of the run.
+        from_step: Step from which the run goes on. Lines of later steps, which a killed run wrote
+            and this one will write again, are removed; None keeps all.
     """
 
-    def __init__(self, workdir: Path):
+    def __init__(self, workdir: Path, *, from_step: int | None = None):
         self._active = jax.process_index() == 0
+        if self._active and from_step is not None:
+            _drop_later_steps(workdir / "metrics.jsonl", from_step)
         self._tensorboard = _tensorboard_writer(workdir) if self._active else None
         self._file = (workdir / "metrics.jsonl").open("a") if self._active else None
 
@@ -49,6 +57,22 @@ class MetricWriter:
             self._tensorboard.close()
 
 
+def _drop_later_steps(path: Path, step: int) -> None:
+    """Removes the lines after a step, and a last line that was cut off."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] > step:
+                continue
+        except (json.JSONDecodeError, KeyError, TypeError):
+            logging.warning("%s: dropped a line that is not one of metrics: %.60s", path, line)
+            continue
+        kept.append(line + "\n")
+    write_text(path, "".join(kept))
+
+
 def _tensorboard_writer(workdir: Path):
     try:
         import tensorflow as tf
@@ -65,7 +89,7 @@ def _tensorboard_writer(workdir: Path):
 
 
 def summarise_bins(sums: TimeSums) -> dict[str, float]:
-    """Turns sums per time bin [bins] into the held-out means.
+    """Turns sums per time bin [bins] into the validation means.
 
     Returns:
         `cross_entropy` (nats per masked token) and `accuracy` over all bins, and the same per bin

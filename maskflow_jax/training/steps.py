@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from maskflow_jax.config import OptimizerConfig
 from maskflow_jax.flow.corruption import mask_tokens
 from maskflow_jax.flow.frame_times import MIN_TIME
 from maskflow_jax.flow.schedules import Schedule
 from maskflow_jax.parallel import sharding
 from maskflow_jax.training.objective import Layout, weighted_head_loss
-from maskflow_jax.training.optimizer import OptimizerConfig, ema_rate
+from maskflow_jax.training.optimizer import ema_rate
 from maskflow_jax.training.state import TrainState
 
 TIME_BINS = 10
@@ -31,6 +32,8 @@ class Flow:
         weigh: loss weight of each frame, times [B, T] -> [B, T].
         mask_id: the mask token K.
         mask_ce: whether only masked positions enter the loss.
+        mean_over: what the loss is divided by: the number of "masked" positions, which is random,
+            or of "all" positions, as a likelihood bound needs (`weighting.elbo`).
         frame_block: frames of every sample on which the head runs at one time.
     """
 
@@ -39,6 +42,7 @@ class Flow:
     weigh: Callable[[jax.Array], jax.Array]
     mask_id: int
     mask_ce: bool = True
+    mean_over: str = "masked"
     frame_block: int = 1
 
 
@@ -150,7 +154,8 @@ def make_train_step(
         times = flow.frame_times(time_key, *tokens.shape[:2])
         clips = corrupt(flow, mask_key, tokens, times)
         masked = jnp.sum(clips.masked, dtype=jnp.float32)
-        count = masked if flow.mask_ce else clips.masked.size
+        masked_only = flow.mask_ce and flow.mean_over == "masked"
+        count = masked if masked_only else clips.masked.size
         weights = flow.weigh(times) / (count + 1e-6)
         (loss, correct), grads = accumulate(
             jax.value_and_grad(loss_fn, has_aux=True),

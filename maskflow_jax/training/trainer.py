@@ -1,235 +1,201 @@
-"""From a resolved config to the objects it names, and the folder that belongs to it.
+"""Training in a folder: from a config to a finished run."""
 
-A resolved config is a plain dict of JSON values, an experiment file's sections plus `tokenizer`,
-the identity of the tokenizer that made the data. It is written to `workdir/config.json` when a run
-starts and into every checkpoint, so that a run can be resumed and sampled without the experiment
-file.
-"""
-
-import functools
-import inspect
+import contextlib
+import dataclasses
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 from flax import nnx
 
-from maskflow_jax.flow.frame_times import FRAME_TIMES
-from maskflow_jax.flow.schedules import SCHEDULES
-from maskflow_jax.flow.weighting import WEIGHTINGS
-from maskflow_jax.models.latte import Latte, LatteConfig, latte_config
-from maskflow_jax.training.steps import Flow
-
-# What a named variant decides.
-VARIANT_SETTINGS = ("depth", "width", "num_heads", "patch_size")
-
-# The keys of the sections whose keys are not the arguments of a function or class.
-SECTIONS = {
-    "data": ("directory", "tokenizer", "clip_frames", "batch_size", "num_workers", "source"),
-    "flow": ("schedule", "frame_times", "weighting", "mask_ce", "frame_block"),
-    "sampling": ("context_frames", "sampler"),
-}
-NAMES = ("seed", "weights_format", "model", "optimizer", "run", "mesh", "tokenizer", *SECTIONS)
-
-# Raised when saved weights would be read as something else: 2 has queries, keys and values head by
-# head.
-WEIGHTS_FORMAT = 2
-
-# Settings that say how long a run lasts, where it runs and what it shows, not what it learns. The
-# places of dataset and tokenizer are free because their contents are checked.
-FREE_SETTINGS = re.compile(
-    r"(run|mesh|sampling)\.|data\.(directory|tokenizer|num_workers)$|tokenizer\.name$"
-    r"|model\.(remat|attention)$|optimizer\.micro_batches$|flow\.frame_block$"
-)
+from maskflow_jax.config import Config, TokenizerRecord
+from maskflow_jax.config_files import read_config, to_dict
+from maskflow_jax.data.dataset import TokenVideos, read_token_dataset
+from maskflow_jax.data.pipeline import clip_batches, eval_clips
+from maskflow_jax.parallel import sharding
+from maskflow_jax.training.building import make_flow, model_builder
+from maskflow_jax.training.checkpoints import Checkpoints
+from maskflow_jax.training.loop import Hook, train_loop, validate
+from maskflow_jax.training.metrics import MetricWriter
+from maskflow_jax.training.optimizer import make_optimizer
+from maskflow_jax.training.state import abstract_state, init_state, parameter_count
+from maskflow_jax.training.steps import make_eval_step, make_train_step
+from maskflow_jax.training.workdir import claim_workdir
 
 
-def resolve(config: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns an experiment's settings into JSON values, and adds the tokenizer and the format."""
-    added = {"weights_format": WEIGHTS_FORMAT, "tokenizer": dict(tokenizer)}
-    return json.loads(json.dumps({**config, **added}))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run that is about to train, as hooks see it.
+
+    Attributes:
+        config: The config, with its tokenizer.
+        workdir: Folder of the run.
+        graphdef: Graph definition of the network.
+        validation: The validation videos.
+        writer: Where scalars and videos are written.
+    """
+
+    config: Config
+    workdir: Path
+    graphdef: nnx.GraphDef
+    validation: TokenVideos
+    writer: MetricWriter
 
 
-def check_weights_format(config: Mapping[str, Any]) -> None:
-    """Checks that a run's weights are what they are taken for.
+HookFactory = Callable[[Run], Hook]
+"""Makes a hook, `hook(step, state)`, for a run; called before the first step."""
+
+
+def train(
+    config: Config | Mapping[str, Any], workdir: str | Path, hooks: Iterable[HookFactory] = ()
+) -> bool:
+    """Trains in a folder, from its last checkpoint if there is one.
+
+    Args:
+        config: A `Config`, or the nested mappings of a config file.
+        workdir: Folder of checkpoints, metrics and previews.
+        hooks: Functions that make the hooks of the run, such as `generator.previews`.
+
+    Returns:
+        Whether the run is finished; False after SIGTERM.
 
     Raises:
-        ValueError: if an earlier version of this package saved them in another order.
+        FileNotFoundError: if the dataset is missing.
+        ValueError: if settings are wrong or do not go together, or the folder is another config's.
+        NonFiniteLossError: if training diverged.
+        CheckpointError: if a checkpoint could not be written, or none of them can be read.
     """
-    found = config.get("weights_format", 1)
-    if found != WEIGHTS_FORMAT:
+    workdir = Path(workdir)
+    config, videos, validation = prepare(config)
+    mesh = sharding.make_mesh(**to_dict(config.mesh))
+    check_batch(config, mesh)
+    flow, optimizer = make_flow(config), make_optimizer(config.optimizer)
+    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    clips = {
+        "clip_frames": config.data.clip_frames,
+        "batch_size": config.data.batch_size,
+        **share,
+    }
+    batches = clip_batches(videos, seed=config.seed, num_workers=config.data.num_workers, **clips)
+    eval_clips(validation, **clips)  # its errors should not wait for the first validation
+    build = model_builder(config)
+    graphdef, abstract = abstract_state(build, optimizer, mesh)
+    claim_workdir(workdir, config)
+    init_key, train_key = jax.random.split(jax.random.key(config.seed))
+    # Closed on errors too: a checkpoint that is being written is finished.
+    with (
+        contextlib.closing(batches),
+        contextlib.closing(Checkpoints(workdir, keep=config.run.keep_checkpoints)) as checkpoints,
+    ):
+        # Into an abstract state: a fresh state beside the restored one would take twice the memory.
+        state = checkpoints.restore(abstract, batches)
+        if state is None:
+            _, state = init_state(build, optimizer, init_key, mesh)
+        _log_start(config, state, len(videos))
+        with contextlib.closing(MetricWriter(workdir, from_step=int(state["step"]))) as writer:
+            run = Run(
+                config=config,
+                workdir=workdir,
+                graphdef=graphdef,
+                validation=validation,
+                writer=writer,
+            )
+            eval_step = make_eval_step(graphdef, flow, mesh)
+            _, finished = train_loop(
+                state=state,
+                train_step=make_train_step(graphdef, flow, optimizer, config.optimizer, state),
+                key=train_key,
+                batches=batches,
+                evaluate=lambda params: validate(
+                    eval_step, params, eval_clips(validation, **clips), mesh
+                ),
+                checkpoints=checkpoints,
+                config=to_dict(config),
+                run=config.run,
+                writer=writer,
+                hooks=[make_hook(run) for make_hook in hooks],
+            )
+    return finished
+
+
+def prepare(
+    config: Config | Mapping[str, Any],
+) -> tuple[Config, TokenVideos, TokenVideos]:
+    """Reads a config strictly and opens its dataset.
+
+    Returns:
+        The config with the dataset's tokenizer, the training and the validation videos.
+
+    Raises:
+        FileNotFoundError: if the dataset is missing.
+        ValueError: if settings are wrong, or the dataset was made from something else.
+    """
+    if not isinstance(config, Config):
+        config = read_config(config)
+    if not config.data.directory:
+        raise ValueError("data.directory is empty; set it to the folder of a dataset")
+    videos = read_token_dataset(config.data.directory, "train")
+    validation = read_token_dataset(config.data.directory, config.data.validation_split)
+    _check_source(config.data.directory, videos.metadata["source"], config.data.source)
+    config = with_tokenizer(config, videos.tokenizer)
+    model_builder(config)
+    make_flow(config)
+    return config, videos, validation
+
+
+def with_tokenizer(config: Config, identity: Mapping[str, Any]) -> Config:
+    """Returns a config with the identity of the tokenizer that made its data."""
+    known = {field.name for field in dataclasses.fields(TokenizerRecord)}
+    values = {name: value for name, value in identity.items() if name in known}
+    record = TokenizerRecord(**{**values, "grid": tuple(values["grid"])})
+    return dataclasses.replace(config, tokenizer=record)
+
+
+def check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
+    """Checks that a batch can be cut into parts and each part split over the devices.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    batch_size, parts = config.data.batch_size, config.optimizer.micro_batches
+    ways = math.prod(mesh.shape[axis] for axis in sharding.BATCH[0])
+    if batch_size % (parts * ways):
         raise ValueError(
-            f"the run's weights have format {found}, this version reads {WEIGHTS_FORMAT}; export "
-            "them with the version that saved them (launch.export_checkpoint) and import the file "
-            "with this one, or train anew"
+            f"data.batch_size {batch_size} does not divide into {parts} parts "
+            f"(optimizer.micro_batches) over {ways} devices (mesh data x fsdp); make it a multiple "
+            f"of {parts * ways}"
         )
 
 
-def make_latte_config(config: Mapping[str, Any]) -> LatteConfig:
-    """The model of a resolved config: a named `variant`, or else explicit sizes.
-
-    Raises:
-        ValueError: if the variant, a setting or a size is none that can be built.
-    """
-    settings = dict(config["model"])
-    if "codebook_size" in settings:
-        raise ValueError("model has no 'codebook_size': it is the tokenizer's; leave it out")
-    settings["codebook_size"] = config["tokenizer"]["codebook_size"]
-    variant = settings.pop("variant", None)
-    if variant is not None:
-        named = latte_config(variant, codebook_size=settings["codebook_size"])
-        settings |= {name: getattr(named, name) for name in VARIANT_SETTINGS}
-    check_settings("model", LatteConfig, settings)
-    return LatteConfig(**settings)
-
-
-def model_builder(config: Mapping[str, Any]) -> Callable[[nnx.Rngs], Latte]:
-    """The function that builds the model of a resolved config from random streams."""
-    latte = make_latte_config(config)
-    return lambda rngs: Latte(latte, rngs)
-
-
-def make_flow(config: Mapping[str, Any]) -> Flow:
-    """The training objective of a resolved config.
-
-    The parameters of a schedule or a weighting stand in a section of its name, so that choosing
-    another on the command line needs no other change.
-
-    Raises:
-        ValueError: if a schedule, time distribution, weighting or a parameter is unknown.
-    """
-    settings = config["flow"]
-    schedule = _look_up(SCHEDULES, settings["schedule"], "schedule")
-    schedule_parameters = settings.get(settings["schedule"], {})
-    check_settings(f"schedule {settings['schedule']}", schedule, schedule_parameters)
-    schedule = schedule(**schedule_parameters)
-    weigh = _look_up(WEIGHTINGS, settings["weighting"], "weighting")
-    weighting_parameters = settings.get(settings["weighting"], {})
-    check_settings(f"weighting {settings['weighting']}", weigh, weighting_parameters)
-    return Flow(
-        schedule=schedule,
-        frame_times=_look_up(FRAME_TIMES, settings["frame_times"], "frame_times"),
-        weigh=functools.partial(weigh, schedule, **weighting_parameters),
-        mask_id=config["tokenizer"]["codebook_size"],
-        mask_ce=settings["mask_ce"],
-        frame_block=settings["frame_block"],
+def _log_start(config: Config, state: dict, num_videos: int) -> None:
+    logging.info(
+        "%.1f M parameters on %d x %s, %d training videos, tokenizer %s",
+        parameter_count(state["params"]) / 1e6,
+        jax.device_count(),
+        jax.devices()[0].device_kind,
+        num_videos,
+        config.tokenizer.name,
     )
 
 
-def check_config(config: Mapping[str, Any]) -> None:
-    """Checks that a resolved config has all sections, and none of them a key that nothing reads.
+def _check_source(directory: str, made_from: Mapping, asked_for: Mapping) -> None:
+    """Raises ValueError if a dataset says that it was made from something else than the config.
 
-    Raises:
-        ValueError: naming all sections and keys that are unknown or missing.
+    A config lists what matters to it; of an imported dataset that may be the frame rate alone.
     """
-    problems = _key_problems("the config", config, NAMES)
-    for section, keys in SECTIONS.items():
-        extra = (*SCHEDULES, *WEIGHTINGS) if section == "flow" else ()
-        problems += _key_problems(section, config.get(section, {}), keys, optional=extra)
-    if problems:
-        raise ValueError("; ".join(problems))
-
-
-def _key_problems(
-    section: str,
-    settings: Mapping[str, Any],
-    keys: Iterable[str],
-    *,
-    optional: Iterable[str] = (),
-) -> list[str]:
-    unknown = [name for name in settings if name not in (*keys, *optional)]
-    missing = [name for name in keys if name not in settings]
-    problems = [f"{section} has no {name!r}, choose from {', '.join(keys)}" for name in unknown]
-    return problems + [f"{section} lacks {name!r}" for name in missing]
-
-
-def check_settings(section: str, make: Callable, settings: Mapping[str, Any]) -> None:
-    """Checks that settings are keyword arguments of the function or class they are for.
-
-    Raises:
-        ValueError: naming the settings that do not exist or are missing, and all there are.
-    """
-    parameters = inspect.signature(make).parameters.values()
-    known = {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
-    problems = [f"has no {name!r}" for name in settings if name not in known]
-    problems += [f"lacks {name!r}" for name in known if known[name] and name not in settings]
-    if problems:
-        raise ValueError(f"{section} {', '.join(problems)}; choose from {', '.join(known)}")
-
-
-def claim_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Makes a folder this config's, or checks that it already is.
-
-    A folder without a checkpoint is free: its config may have been corrected after it failed.
-
-    Args:
-        workdir: folder of the run, created if missing.
-        config: resolved config. `FREE_SETTINGS` may change between restarts.
-
-    Raises:
-        ValueError: naming every setting that differs, if the folder belongs to another config.
-    """
-    path = workdir / "config.json"
-    begun = any(step.name.isdigit() for step in (workdir / "checkpoints").glob("*"))
-    if begun and not path.is_file():
+    # As JSON gives them back: a dataset's record has lists where a config has tuples.
+    asked_for = json.loads(json.dumps(dict(asked_for)))
+    differences = [
+        f"{name} is {made_from.get(name)!r} there and {asked_for.get(name)!r} in data.source"
+        for name in sorted(asked_for)
+        if made_from.get(name) != asked_for.get(name)
+    ]
+    if made_from and differences:
         raise ValueError(
-            f"{workdir} has checkpoints but no config.json to compare with; restore it from "
-            f"{workdir}/checkpoints/STEP/config/metadata, or choose another --workdir"
+            f"the dataset in {directory} was made with other settings: {'; '.join(differences)}; "
+            "set data.source to its settings, or make the dataset again"
         )
-    if begun:
-        old, new = dict(_leaves(read_config(workdir))), dict(_leaves(config))
-        differences = [
-            f"{name}: {old.get(name, '(none)')!r} in the folder, {new.get(name, '(none)')!r} in "
-            "this config"
-            for name in sorted(old.keys() | new.keys())
-            if old.get(name, "(none)") != new.get(name, "(none)") and not FREE_SETTINGS.match(name)
-        ]
-        if differences:
-            raise ValueError(
-                f"{workdir} belongs to another config; choose another --workdir, or restore:\n  "
-                + "\n  ".join(differences)
-            )
-    if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(config, indent=2) + "\n")
-        part.replace(path)
-
-
-def read_config(workdir: Path) -> dict[str, Any]:
-    """Reads the config of a run.
-
-    Raises:
-        FileNotFoundError: if the folder is no run's.
-        ValueError: if the file is damaged.
-    """
-    path = Path(workdir) / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{workdir} is not a run's folder (no config.json); train one with "
-            "python -m launch.train, or correct --workdir"
-        )
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); the same settings are stored in the checkpoints, under "
-            f"{workdir}/checkpoints/STEP/config/metadata"
-        ) from error
-
-
-def _look_up(registry: Mapping[str, Any], name: str, kind: str) -> Any:
-    if name not in registry:
-        raise ValueError(f"unknown {kind} {name!r}; choose one of {', '.join(registry)}")
-    return registry[name]
-
-
-def _leaves(section: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the settings of nested dicts under dotted names."""
-    for name, value in section.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}", value

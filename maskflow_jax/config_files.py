@@ -1,0 +1,144 @@
+"""Configs as ml_collections and as JSON: defaults, strict reading, and comparison."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from maskflow_jax.config import FORMAT, Config
+from maskflow_jax.io.settings import SettingsError, flatten, read_settings, unknown_name
+from maskflow_jax.sampling.samplers import SAMPLERS
+from maskflow_jax.sampling.types import Sampler
+
+PLACED_BY_THE_RUN = ("tokenizer", "format")
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Returns all settings with their defaults, as config files and command lines change them.
+
+    A setting that may be None has its type, so that it can be set on a command line.
+    """
+    config = _as_config_dict(Config())
+    for name in PLACED_BY_THE_RUN:
+        del config[name]
+    return config
+
+
+def sampler_settings(sampler: Sampler) -> ml_collections.ConfigDict:
+    """Returns a sampler as it stands in a config: its name and its own settings."""
+    config = _as_config_dict(sampler)
+    config.name = sampler.name
+    return config
+
+
+def read_config(values: Mapping[str, Any]) -> Config:
+    """Reads a config strictly.
+
+    Args:
+        values: Nested mappings: a ConfigDict, or the contents of a run's config.json.
+
+    Raises:
+        SettingsError: naming every setting that is unknown, missing or out of range, each unknown
+            one with the nearest name that exists.
+    """
+    if isinstance(values, ml_collections.ConfigDict):
+        values = values.to_dict()
+    if values.get("format", FORMAT) != FORMAT:
+        raise SettingsError(
+            f"the config has format {values['format']}, this version reads {FORMAT}; use the "
+            "version of maskflow_jax that wrote it"
+        )
+    return read_settings(Config, values, readers={Sampler: read_sampler})
+
+
+def read_sampler(values: Mapping[str, Any], section: str = "sampler") -> Sampler:
+    """Reads a sampler: its name and its own settings.
+
+    Args:
+        values: `{"name": ...}` with settings of that sampler; what is left out has its default.
+        section: Dotted name, for errors.
+
+    Raises:
+        SettingsError: if the sampler or a setting is unknown, or a value is out of range.
+    """
+    if dataclasses.is_dataclass(values):
+        return values
+    values = dict(values)
+    name = values.pop("name", None)
+    if name not in SAMPLERS:
+        raise SettingsError(
+            f"unknown sampler {name!r} in {section}.name; choose one of {', '.join(SAMPLERS)}"
+        )
+    known = {field.name for field in dataclasses.fields(SAMPLERS[name])}
+    if unknown := [unknown_name(f"{section}.{key}", known) for key in values if key not in known]:
+        raise SettingsError(f"sampler {name}: " + "; ".join(unknown))
+    return read_settings(SAMPLERS[name], values, section=section)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns a config, or any settings in it, as nested JSON values."""
+    result = {}
+    for field in dataclasses.fields(config):
+        result[field.name] = _to_json(getattr(config, field.name))
+    return {"name": config.name, **result} if type(config) in SAMPLERS.values() else result
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Names the settings that differ and may not change when a run is restarted.
+
+    Returns:
+        One line for each: its dotted name, its old and its new value.
+    """
+    free = _free_names(Config)
+    before, after = dict(flatten(to_dict(old))), dict(flatten(to_dict(new)))
+    return [
+        f"{name}: {before.get(name)!r} in the folder, {after.get(name)!r} in this config"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+        and not any(name == each or name.startswith(f"{each}.") for each in free)
+    ]
+
+
+def _free_names(kind: type, path: str = "") -> list[str]:
+    """Dotted names of the settings that may change when a run is restarted."""
+    names, hints = [], typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        if field.metadata.get("free"):
+            names.append(f"{path}{field.name}")
+        else:
+            inner = [each for each in kinds if dataclasses.is_dataclass(each)]
+            names += [name for each in inner for name in _free_names(each, f"{path}{field.name}.")]
+    return names
+
+
+def _to_json(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, Mapping):
+        return {key: _to_json(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json(each) for each in value]
+    return value
+
+
+def _as_config_dict(settings: Any) -> ml_collections.ConfigDict:
+    config, hints = ml_collections.ConfigDict(), typing.get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        value, hint = getattr(settings, field.name), hints[field.name]
+        if dataclasses.is_dataclass(value):
+            sampler = type(value) in SAMPLERS.values()
+            config[field.name] = sampler_settings(value) if sampler else _as_config_dict(value)
+        elif value is None:
+            kind = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+            config[field.name] = config_dict.placeholder(kind)
+        elif isinstance(value, Mapping):
+            config[field.name] = ml_collections.ConfigDict(dict(value))
+        else:
+            config[field.name] = value
+    return config

@@ -1,0 +1,181 @@
+"""A sampler together with all that a window needs: schedule, decoding, guidance, context.
+
+Of a window only the new frames are predicted, so what only the predictions of the context need is
+left out. The rest of the context is needed at every step, because it attends to the new frames,
+which change. With a cache it does not: the context is evaluated once, by itself, and the new frames
+attend to the result. In autoregressive sampling, where all frames but one are context, that is
+nearly all of the work.
+
+A window that is sampled backward numbers its frames from the last one; attention knows a frame by
+its number only.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maskflow_jax.flow.schedules import Schedule
+from maskflow_jax.io.settings import refuse
+from maskflow_jax.sampling.guidance import Guidance
+from maskflow_jax.sampling.proposal import Decoding, Proposer
+from maskflow_jax.sampling.types import Network, Sampler, WindowShape, WindowTokens
+from maskflow_jax.sampling.views import View
+from maskflow_jax.sampling.window import sample_window
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WindowSampler:
+    """Fills windows of tokens with a network.
+
+    Attributes:
+        sampler: The algorithm.
+        schedule: Noise schedule of the network's training.
+        decoding: Temperature, top-k and top-p.
+        guidance: Partial context guidance.
+        context_time: Time of the context, the released code's stabilization level. Below 1 the
+            network is shown a re-corrupted context.
+        context_cache: Whether a window's context is evaluated once instead of at every step. This
+            is an approximation, but exact for a network trained with `isolated_context`, as long as
+            the context frames are the only clean frames of the window (they are not with a known
+            end, nor in a pyramid).
+        frame_block: Number of frames whose logits exist at one time.
+
+    Raises:
+        ValueError: if settings are out of range or contradict each other.
+    """
+
+    sampler: Sampler
+    schedule: Schedule
+    decoding: Decoding = Decoding()
+    guidance: Guidance = Guidance()
+    context_time: float = 1.0
+    context_cache: bool = False
+    frame_block: int = 1
+
+    def __post_init__(self):
+        problems = []
+        if self.context_cache and (self.guidance.active or self.context_time != 1.0):
+            problems.append(
+                "guidance and context_time show the network another context at every step, which "
+                "context_cache cannot keep; use one of them"
+            )
+        if self.context_cache and self.sampler.independent_time == 1.0:
+            problems.append(
+                "with independent_time 1 all frames are passed as clean, and the cached context "
+                "would have to see them; use independent_time or context_cache"
+            )
+        ranges = {"context_time": (0.0, 1.0), "frame_block": (1, None)}
+        refuse("sampling", self, ranges, more=tuple(problems))
+
+    def __call__(
+        self,
+        network: Network,
+        keys: jax.Array,
+        window: WindowTokens,
+        *,
+        context_frames: int,
+        stage: str = "chunk",
+        backward: bool = False,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Samples the unknown tokens of a window.
+
+        Args:
+            network: The model.
+            keys: Typed random keys [B], one per sample.
+            window: The tokens before sampling, arrays [B, T, H, W].
+            context_frames: Number of known frames m at the start of every sample; the vocabulary
+                head does not run on them.
+            stage: Stage of the plan. In other stages than "chunk", tokens that are neither known
+                nor masks were revealed before.
+            backward: Whether the first frame of the window is the last of the video.
+
+        Returns:
+            tokens: int32 [B, T, H, W].
+            reveal_step: int32 [B, T, H, W], as `window.sample_window`.
+        """
+        num_frames, height, width = window.tokens.shape[1:]
+        shape = WindowShape(
+            num_frames=num_frames,
+            context_frames=context_frames,
+            tokens_per_frame=height * width,
+            schedule=self.schedule,
+            stage=stage,
+        )
+        if stage != "chunk":
+            revealed = ~window.known & (window.tokens != network.mask_id)
+            window = window._replace(revealed=revealed)
+        return sample_window(
+            keys,
+            window,
+            self.sampler.times(shape),
+            self._proposer(network, window.tokens, context_frames, backward),
+            self.sampler.step,
+            mask_id=network.mask_id,
+            schedule=self.schedule,
+        )
+
+    def _proposer(
+        self, network: Network, tokens: jax.Array, context_frames: int, backward: bool
+    ) -> Proposer:
+        """The proposals of the network for this window."""
+        cached = self.context_cache and context_frames > 0
+        guidance = self.guidance
+        if guidance.active and guidance.time is None:
+            guidance = dataclasses.replace(guidance, time=self.sampler.guidance_time)
+        return Proposer(
+            features=window_features(
+                network, tokens, context_frames, cached=cached, backward=backward
+            ),
+            logits=network.logits,
+            view=View(
+                schedule=self.schedule,
+                context_time=self.context_time,
+                independent_time=self.sampler.independent_time,
+                revealed_times=getattr(self.sampler, "revealed_times", False),
+            ),
+            decoding=self.decoding,
+            guidance=guidance,
+            first_frame=context_frames,
+            frame_block=self.frame_block,
+        )
+
+
+def window_features(
+    network: Network,
+    tokens: jax.Array,
+    context_frames: int,
+    *,
+    cached: bool = False,
+    backward: bool = False,
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Returns the function that computes the features of a window's new frames.
+
+    Args:
+        network: The model.
+        tokens: The window, int32 [B, k, H, W]; its context is read if it is cached.
+        context_frames: Number of frames m at its start that are known and never change.
+        cached: Whether the context is evaluated once, now.
+        backward: Whether the first frame of the window is the last of the video.
+
+    Returns:
+        (x [B, k, H, W], t [B, k]) -> features [B, k - m, N, D].
+    """
+    num_frames = tokens.shape[1]
+    positions = np.arange(num_frames)[::-1] if backward else np.arange(num_frames)
+    if not cached:
+        wanted = num_frames - context_frames if context_frames else None
+        return lambda x, t: network.features(x, t, positions=positions, num_wanted=wanted)
+    context = network.context_cache(
+        tokens[:, :context_frames],
+        jnp.ones((tokens.shape[0], context_frames)),
+        positions=positions[:context_frames],
+    )
+    return lambda x, t: network.features(
+        x[:, context_frames:],
+        t[:, context_frames:],
+        positions=positions[context_frames:],
+        context=context,
+    )

@@ -1,0 +1,134 @@
+"""Compiled sampling: windows of host arrays in, host arrays out, and videos made of them.
+
+Arrays go from the host to the device and back for every window. A window that stayed on the device
+would come back with a sharding of its own, and the next call would be compiled again for it.
+"""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+
+from maskflow_jax.parallel import sharding
+from maskflow_jax.sampling.rollout import rollout
+from maskflow_jax.sampling.types import Plan, Window, WindowTokens
+from maskflow_jax.sampling.window_sampler import WindowSampler
+
+
+class WindowProgram:
+    """The sampling of windows by one network and one sampler, compiled once per kind of window.
+
+    Args:
+        graphdef: Graph definition of the network.
+        sampler: The sampler with its schedule, decoding and guidance.
+        context_frames: Number of known frames at the start of every window but perhaps the first.
+        mask_id: The mask token of the network.
+        backward: Whether frames run from last to first.
+    """
+
+    def __init__(
+        self,
+        graphdef: nnx.GraphDef,
+        sampler: WindowSampler,
+        *,
+        context_frames: int,
+        mask_id: int,
+        backward: bool = False,
+    ):
+        self.mask_id = mask_id
+        self._graphdef, self._sampler = graphdef, sampler
+        self._context_frames, self._backward = context_frames, backward
+        self._compiled = {}
+
+    def __call__(
+        self, params: dict, keys: jax.Array, tokens: np.ndarray, known: np.ndarray, window: Window
+    ) -> np.ndarray:
+        """Samples a batch of windows.
+
+        Args:
+            params: Parameters of the network. The batch is split over the mesh that holds them.
+            keys: One typed random key per sample, [B].
+            tokens: int32 [B, k, H, W].
+            known: bool [B, k, H, W].
+            window: The window of the plan.
+
+        Returns:
+            Tokens int32 [B, k, H, W] on the host.
+        """
+        # More context than usual needs no program of its own; less does, because the vocabulary
+        # head runs on new frames only. A cache must hold exactly the frames that are clean.
+        context = window.context
+        if not self._sampler.context_cache:
+            context = min(context, self._context_frames)
+        mesh = sharding.mesh_of(params)
+        program = self._program(context, window.stage, mesh)
+        inputs = (keys, np.asarray(tokens), np.asarray(known))
+        if mesh is not None:
+            inputs = sharding.place_samples(mesh, inputs)
+        return _to_host(program(params, *inputs))[: len(tokens)]
+
+    def sample_videos(
+        self,
+        params: dict,
+        context: np.ndarray,
+        plan: Plan,
+        *,
+        seed: int,
+        given: WindowTokens | None = None,
+        first_sample: int = 0,
+    ) -> Iterator[np.ndarray]:
+        """Continues a batch of videos chunk by chunk.
+
+        Sample i's key is folded from the seed and i, so it is the same video in any batch. Of a
+        mesh of several processes, all must call this with the same arguments.
+
+        Args:
+            params: Parameters of the network.
+            context: Known tokens, int [B, known_at_start, H, W].
+            plan: The windows.
+            seed: Seed of all samples.
+            given: Further known tokens of the whole video; see `rollout`.
+            first_sample: Number i of the first sample of this batch.
+
+        Yields:
+            The new frames of every window, int32 [B, h, H, W].
+        """
+        numbers = np.arange(first_sample, first_sample + len(context))
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), numbers)
+
+        def sample_chunk(index, tokens, known, window):
+            chunk_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
+            return self(params, chunk_keys, tokens, known, window)
+
+        return rollout(context, plan, sample_chunk, mask_id=self.mask_id, given=given)
+
+    def _program(self, context: int, stage: str, mesh: jax.sharding.Mesh | None):
+        """The jitted function (params, keys, tokens, known) -> tokens of one kind of window."""
+        kind = (context, stage, mesh)
+        if kind not in self._compiled:
+
+            def sample(params, keys, tokens, known):
+                return self._sampler(
+                    nnx.merge(self._graphdef, params),
+                    keys,
+                    WindowTokens(tokens, known),
+                    context_frames=context,
+                    stage=stage,
+                    backward=self._backward,
+                )[0]
+
+            if mesh is None:
+                self._compiled[kind] = jax.jit(sample)
+            else:
+                mapped = sharding.map_samples(mesh, sample)
+                self._compiled[kind] = jax.jit(mapped, out_shardings=sharding.split_batch(mesh))
+        return self._compiled[kind]
+
+
+def _to_host(tokens: jax.Array) -> np.ndarray:
+    """Returns all of an array of which other processes may hold parts."""
+    if tokens.is_fully_addressable:
+        return np.asarray(tokens)
+    return multihost_utils.process_allgather(tokens, tiled=True)
