@@ -7,20 +7,24 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from maskflow_jax.config import Config
+from maskflow_jax.config_files import read_config, to_dict
 from maskflow_jax.data.dataset import read_token_dataset
 from maskflow_jax.io.torch_files import StateDict, TorchFile, read_torch_file, write_state_dict
 from maskflow_jax.models import latte_torch
 from maskflow_jax.models.latte import LatteConfig
 from maskflow_jax.parallel import sharding
-from maskflow_jax.training import trainer
+from maskflow_jax.training.building import make_flow, make_latte_config, model_builder
 from maskflow_jax.training.checkpoints import Checkpoints
-from maskflow_jax.training.optimizer import OptimizerConfig, make_optimizer
+from maskflow_jax.training.optimizer import make_optimizer
 from maskflow_jax.training.state import abstract_params, state_from_weights
+from maskflow_jax.training.trainer import with_tokenizer
+from maskflow_jax.training.workdir import claim_workdir, read_workdir_config
 
 
 def import_checkpoint(
     checkpoint: Path,
-    settings: dict,
+    config: Config | Mapping[str, Any],
     workdir: Path,
     *,
     tokenizer: Mapping[str, Any] | None = None,
@@ -33,7 +37,7 @@ def import_checkpoint(
 
     Args:
         checkpoint: File of torch weights.
-        settings: Sections of a config as a plain dict.
+        config: A `Config`, or the nested mappings of a config file.
         workdir: Folder of the new run.
         tokenizer: Identity of the tokenizer of the model's tokens (`Tokenizer.identity`); by
             default that of the dataset.
@@ -48,9 +52,9 @@ def import_checkpoint(
     """
     if any((workdir / "checkpoints").glob("[0-9]*")):
         raise FileExistsError(f"{workdir} has checkpoints already; choose another folder")
-    config = _resolve(settings, tokenizer)
-    latte = trainer.make_latte_config(config)
-    optimizer = make_optimizer(OptimizerConfig(**config["optimizer"]))
+    config = _with_tokenizer(config, tokenizer)
+    latte = make_latte_config(config)
+    optimizer = make_optimizer(config.optimizer)
     file = read_torch_file(checkpoint)
     model, average = _weights(file)
     _check_window(model, config)
@@ -58,10 +62,10 @@ def import_checkpoint(
     ema_params = params if average is model else _convert(average, latte, checkpoint)
     step = _step(file) if keep_step else 0
     state = state_from_weights(params, ema_params, optimizer, sharding.make_mesh(), step=step)
-    trainer.claim_workdir(workdir, config)
+    claim_workdir(workdir, config)
     checkpoints = Checkpoints(workdir)
     origin = {"file": checkpoint.name, "sections": list(file.sections), "numbers": file.numbers}
-    checkpoints.save_imported(state, config, origin)
+    checkpoints.save_imported(state, to_dict(config), origin)
     checkpoints.close()
     logging.info("imported %s into %s as step %d", checkpoint, workdir, step)
 
@@ -80,16 +84,15 @@ def export_checkpoint(workdir: Path, out: Path) -> None:
         ValueError: for another suffix, or weights of another format.
         CheckpointError: if there is no checkpoint that can be read.
     """
-    config = trainer.read_config(workdir)
-    trainer.check_weights_format(config)
-    latte = trainer.make_latte_config(config)
-    abstract = abstract_params(trainer.model_builder(config), sharding.make_mesh())
+    config = read_workdir_config(workdir)
+    latte = make_latte_config(config)
+    abstract = abstract_params(model_builder(config), sharding.make_mesh())
     checkpoints = Checkpoints(workdir)
     step, params, ema_params = checkpoints.restore_weights(abstract)
     checkpoints.close()
     tables = {
-        "grid_size": config["tokenizer"]["grid"][0],
-        "num_frames": config["data"]["clip_frames"],
+        "grid_size": config.tokenizer.grid[0],
+        "num_frames": config.data.clip_frames,
     }
     contents = latte_torch.to_torch(ema_params, latte, **tables)
     if out.suffix != ".safetensors":
@@ -103,10 +106,14 @@ def export_checkpoint(workdir: Path, out: Path) -> None:
     logging.info("exported step %d of %s to %s", step, workdir, out)
 
 
-def _resolve(settings: dict, tokenizer: Mapping[str, Any] | None) -> dict:
-    """The resolved config, checked, with the given tokenizer or else the dataset's."""
+def _with_tokenizer(
+    config: Config | Mapping[str, Any], tokenizer: Mapping[str, Any] | None
+) -> Config:
+    """The config, checked, with the given tokenizer or else the dataset's."""
+    if not isinstance(config, Config):
+        config = read_config(config)
     if tokenizer is None:
-        directory = settings["data"]["directory"]
+        directory = config.data.directory
         try:
             tokenizer = read_token_dataset(directory, "train").tokenizer
         except FileNotFoundError as error:
@@ -114,9 +121,8 @@ def _resolve(settings: dict, tokenizer: Mapping[str, Any] | None) -> dict:
                 f"no dataset at {directory} to take the tokenizer's identity from; give the "
                 "tokenizer"
             ) from error
-    config = trainer.resolve(settings, dict(tokenizer))
-    trainer.check_config(config)
-    trainer.check_settings("optimizer", OptimizerConfig, config["optimizer"])
+    config = with_tokenizer(config, tokenizer)
+    make_flow(config)
     return config
 
 
@@ -144,20 +150,20 @@ def _convert(state_dict: StateDict, latte: LatteConfig, checkpoint: Path) -> dic
         ) from error
 
 
-def _check_window(state_dict: StateDict, config: dict) -> None:
+def _check_window(state_dict: StateDict, config: Config) -> None:
     """Raises ValueError if the stored tables are of another grid; warns of another window."""
-    sizes, grid = latte_torch.sizes_from_torch(state_dict), config["tokenizer"]["grid"]
+    sizes, grid = latte_torch.sizes_from_torch(state_dict), config.tokenizer.grid
     side, frames = sizes.get("grid_size", grid[0]), sizes.get("num_frames")
     if [side, side] != list(grid):
         raise ValueError(
             f"the checkpoint is for {side}x{side} tokens, the tokenizer makes {grid[0]}x{grid[1]}; "
             "take the tokenizer that its tokens come from"
         )
-    if frames not in (None, config["data"]["clip_frames"]):
+    if frames not in (None, config.data.clip_frames):
         logging.warning(
             "the checkpoint was trained on windows of %d frames, config.data.clip_frames is %d",
             frames,
-            config["data"]["clip_frames"],
+            config.data.clip_frames,
         )
 
 

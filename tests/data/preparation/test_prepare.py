@@ -14,9 +14,8 @@ import pytest
 import tiny
 from videos import MeanEncoder, contents, moving, write_video
 
-from configs import own_videos
-from launch import training
 from maskflow_jax.data.dataset import read_token_dataset
+from maskflow_jax.data.pipeline import clip_batches
 from maskflow_jax.data.preparation.prepare import (
     estimate_dataset,
     make_preparation,
@@ -88,14 +87,11 @@ def test_dataset_is_what_the_tokenizer_makes_of_the_files(world, dataset):
     assert not (world / "made.work").exists()
 
 
-def test_dataset_trains(world, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "preview_hook", lambda *_, **__: lambda step, state: None)
-    settings = tiny.settings_of(world, run__num_steps=2)
-    settings["data"] |= {"directory": str(dataset), "source": {"fps": 5.0}}
-    with tiny.quick_compilation():
-        assert training.train_from_config(settings, tmp_path / "run")
-    settings["data"]["source"] = own_videos.get_config().data.source.to_dict()
-    assert settings["data"]["source"] == {}
+def test_dataset_makes_batches(dataset):
+    videos = read_token_dataset(dataset, "train")
+    batches = clip_batches(videos, clip_frames=4, batch_size=3, seed=0)
+    assert next(batches).shape == (3, 4, 4, 4)
+    batches.close()
 
 
 def test_an_estimate_writes_nothing(world, tmp_path):
