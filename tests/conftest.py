@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items):
         "test_two_processes",
         "test_programs",
         "test_train",
-        "test_importing",
+        "test_released_weights",
         "test_configs",
         "test_many_devices",
     )

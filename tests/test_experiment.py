@@ -11,10 +11,10 @@ import pytest
 from tiny import TOKENIZER, resolved_config
 
 from configs import maze
-from launch.importing import export_checkpoint
 from launch.rollouts import load_run
 from maskflow_jax.flow.frame_times import FRAME_TIMES
 from maskflow_jax.training import trainer
+from maskflow_jax.training.released_weights import export_checkpoint
 
 PAPER = ["", "smoke", "constant", "smoke,time_independent", "constant,time_independent"]
 CONFIGS = {

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "tokenizers": {"io"},
     "data": {"tokenizers", "io"},
     "sampling": {"flow"},
-    "training": {"flow", "models", "data", "parallel"},
+    "training": {"flow", "models", "data", "parallel", "io"},
     "evaluation": {"flow", "sampling", "tokenizers", "data", "io"},
     "profiling": {"models"},
 }

@@ -17,6 +17,7 @@ import grain
 import numpy as np
 
 from maskflow_jax.data.dataset import TokenVideos
+from maskflow_jax.io.files import differences
 
 # Batches are read ahead by threads: reading and unpacking records releases the GIL.
 _READ_OPTIONS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
@@ -57,12 +58,7 @@ class ClipBatches(grain.DatasetIterator):
     def set_state(self, state: dict[str, Any]) -> None:
         """Moves to a saved batch; ValueError if it was counted under other settings."""
         saved = state["settings"]
-        changed = [
-            f"{name} was {saved.get(name)} and is {value}"
-            for name, value in self._settings.items()
-            if saved.get(name) != value
-        ]
-        if changed:
+        if changed := differences(saved, self._settings):
             raise ValueError(
                 f"the data iterator cannot resume, {'; '.join(changed)}: restore the old "
                 "settings (the number of processes is one of them), or start another run"
@@ -118,6 +114,10 @@ def clip_batches(
         ValueError: if the clips are too long or the batch or the videos cannot be divided.
     """
     _check(videos, clip_frames, batch_size, process_index, process_count)
+    if num_workers < 0:
+        raise ValueError(f"num_workers is {num_workers}: choose 0 (threads) or more processes")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed}: choose one from 0 to 2**32 - 1")
     if process_count > len(videos):
         raise ValueError(
             f"{len(videos)} videos cannot be divided among {process_count} processes: use at most "

@@ -1,4 +1,6 @@
-"""How well a tokenizer keeps frames: PSNR, SSIM, and how much of its codebook it uses.
+"""How well a tokenizer reconstructs frames: PSNR, SSIM, and how much of its codebook it uses.
+
+`report_on` passes videos through a tokenizer and back and writes a report.
 
 PSNR is 10 log10(255^2 / E) with the squared error E averaged over a frame's pixels and colours; it
 is reported as the mean over frames, and from E over all frames together, which one bad frame moves
@@ -7,9 +9,24 @@ more. SSIM is scikit-image's, with the Gaussian window of its authors, as the me
 Source: Wang et al. 2004 (SSIM).
 """
 
-import numpy as np
+import functools
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from maskflow_jax.data.sources.registry import make_source, source_fields
+from maskflow_jax.io import files, video_files
+from maskflow_jax.io.video_decoding import TimedFrame, iterate_frames
 from maskflow_jax.tokenizers.psnr import psnr
+
+Video = tuple[str, np.ndarray, float]
+Opener = Callable[[], Iterator[TimedFrame]]
 
 EXACT_PSNR = 100.0  # stands for a frame without any error, whose PSNR is infinite
 
@@ -122,6 +139,132 @@ class Reconstruction:
             "ssim": float(np.concatenate(self._ssim).mean()),
             **code_statistics(self._counts),
         }
+
+
+def report_on(
+    tokenizer: Any,
+    videos: list[tuple[str, Opener]],
+    out: str | Path,
+    *,
+    num_frames: int = 64,
+    num_shown: int = 4,
+) -> dict[str, Any]:
+    """Measures a tokenizer on videos; writes `report.json` and real | reconstructed videos.
+
+    Args:
+        tokenizer: Tokenizer of any kind.
+        videos: Name of each video and a function that opens its frames, as `find_videos` returns.
+        out: Folder to write.
+        num_frames: Number of first frames of each video to take.
+        num_shown: Number of videos to write.
+
+    Returns:
+        The contents of `report.json`: `tokenizer`, the figures of `Reconstruction.summary`,
+        `by_video`, and `skipped` with the reason for each file that could not be read.
+
+    Raises:
+        ImportError: if scikit-image is missing.
+        ValueError: if no video could be read.
+    """
+    out, skipped, by_video = Path(out), [], []
+    figures = Reconstruction(tokenizer.identity["codebook_size"])
+    read = _read(videos, tokenizer.identity["frame_size"], num_frames, skipped)
+    for index, (name, frames, fps) in enumerate(tqdm(read, "videos", len(videos), unit="video")):
+        tokens = tokenizer.encode(frames)
+        decoded = tokenizer.decode(tokens)
+        by_video.append(
+            {"video": name, "frames": len(frames), **figures.add(frames, tokens, decoded)}
+        )
+        if index < num_shown:
+            pair = video_files.side_by_side([frames, decoded])
+            upscale = video_files.upscale_for(frames.shape[1])
+            video_files.write_mp4(out / f"video_{index:03d}.mp4", pair, fps, upscale=upscale)
+    if not by_video:
+        reasons = "\n  ".join(f"{entry['video']}: {entry['reason']}" for entry in skipped)
+        raise ValueError(f"no video could be read:\n  {reasons}")
+    contents = {
+        "tokenizer": tokenizer.identity,
+        **figures.summary(),
+        "by_video": by_video,
+        "skipped": skipped,
+    }
+    files.write_text(out / "report.json", json.dumps(contents, indent=2) + "\n")
+    return contents
+
+
+def as_table(contents: Mapping[str, Any]) -> str:
+    """The figures of a report as a table in Markdown."""
+    size = contents["tokenizer"]["codebook_size"]
+    rows = [
+        ("videos, frames", f"{contents['videos']}, {contents['frames']}"),
+        ("PSNR, mean over frames", f"{contents['psnr']:.2f} dB"),
+        ("PSNR of all pixels together", f"{contents['psnr_of_all_pixels']:.2f} dB"),
+        ("SSIM, mean over frames", f"{contents['ssim']:.4f}"),
+        ("codes used", f"{contents['codes_used']} of {size} ({contents['code_usage']:.1%})"),
+        ("perplexity", f"{contents['perplexity']:.1f}"),
+    ]
+    if contents["skipped"]:
+        rows.append(("files skipped", str(len(contents["skipped"]))))
+    head = [("tokenizer", contents["tokenizer"]["name"]), ("---", "---")]
+    return "\n".join(f"| {name} | {value} |" for name, value in [*head, *rows])
+
+
+def find_videos(
+    source: str,
+    input: str | Path | None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    num_videos: int | None = None,
+) -> list[tuple[str, Opener]]:
+    """Lists videos to report on.
+
+    Args:
+        source: Name of a source (`data.sources.registry.SOURCES`).
+        input: Video file, folder, or name of a TFDS dataset; None for rendered videos.
+        settings: Other fields of the source.
+        num_videos: Number of videos to take, all by default.
+
+    Returns:
+        Name of each video and a function that opens its frames.
+
+    Raises:
+        FileNotFoundError: if there are no videos.
+        ValueError: if there is no such source or setting.
+    """
+    if input is not None and source == "video_files" and Path(input).is_file():
+        return [(str(input), functools.partial(iterate_frames, Path(input)))]
+    place = "dataset" if source == "tfds" else "root"
+    if input is not None:
+        settings = {**(settings or {}), place: input if source == "tfds" else Path(input)}
+    elif place in source_fields(source):
+        raise ValueError(f"source {source} needs an input: the file or folder that it reads")
+    made = make_source(source, settings or {})
+    items = made.listing().items
+    if not items:
+        raise FileNotFoundError(
+            f"no videos at {input}: choose a file, a folder, or the source whose files they are"
+        )
+    return [(item.id, functools.partial(made.open, item)) for item in items[:num_videos]]
+
+
+def _read(
+    videos: list[tuple[str, Opener]],
+    frame_size: int,
+    num_frames: int,
+    skipped: list[dict[str, str]],
+) -> Iterator[Video]:
+    """Yields the videos that can be read; the others are added to `skipped`."""
+    for name, opens in videos:
+        try:
+            timed = list(itertools.islice(opens(), num_frames))
+        except (ValueError, OSError) as error:
+            logging.warning("skipped: %s", error)
+            skipped.append({"video": name, "reason": str(error)})
+            continue
+        seconds = timed[-1].start - timed[0].start
+        fps = (len(timed) - 1) / seconds if seconds > 0 else 1.0
+        pixels = np.stack([frame.pixels for frame in timed])
+        yield name, video_files.square_frames(pixels, frame_size), fps
 
 
 def _squared_errors(real: np.ndarray, decoded: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from maskflow_jax.io.video_decoding import iterate_frames
 
 CONTEXT_COLOUR = (255, 0, 200)  # magenta: hardly any video has it
 _CRF = "12"  # of 51: no visible loss; at 64x64 the default of 23 smears textures
+_MIN_SHOWN_SIDE = 256  # pixels; smaller frames are enlarged by a whole factor
 _GIF_TICKS = 100  # per second; gif knows no finer time
 _MIN_GIF_TICKS = 2  # browsers play anything shorter at a tenth of the speed
 
@@ -207,6 +208,11 @@ def square_frames(frames: np.ndarray, size: int) -> np.ndarray:
     """
     _check_frames("frames", frames)
     return np.stack([to_square(frame, size) for frame in frames])
+
+
+def upscale_for(frame_size: int) -> int:
+    """The whole factor that makes small frames comfortable to look at."""
+    return max(1, _MIN_SHOWN_SIDE // frame_size)
 
 
 def side_by_side(videos: Sequence[np.ndarray], *, gap: int = 2) -> np.ndarray:

@@ -169,7 +169,7 @@ class ExportedTokenizer:
         """
         raise ValueError(
             f"tokenizer {self.identity['name']} is an exported program without a codebook; what "
-            "compares codes (launch.compare_samplers) needs an imported tokenizer"
+            "compares codes needs an imported tokenizer"
         )
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
@@ -190,7 +190,7 @@ class ExportedTokenizer:
         if tokens.size and not (tokens.min() >= 0 and tokens.max() < size):
             raise ValueError(
                 f"the encoder of {self.identity['name']} made tokens from {tokens.min()} to "
-                f"{tokens.max()}, not 0 to {size - 1}; export it with the right --codebook_size"
+                f"{tokens.max()}, not 0 to {size - 1}; export it with the right codebook_size"
             )
         return tokens.astype(np.int32)
 

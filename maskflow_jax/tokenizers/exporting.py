@@ -1,7 +1,9 @@
 """A torch tokenizer as two exported programs, checked against the original before they are kept."""
 
 import dataclasses
+import importlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -82,6 +84,28 @@ def export_tokenizer(
     return ExportedTokenizer.load(directory)
 
 
+def make_tokenizer(name: str) -> Any:
+    """Calls a function that makes a torch tokenizer.
+
+    Args:
+        name: Name of the function, `package.module:function`; modules of the current folder are
+            found, too.
+
+    Raises:
+        ImportError: if there is no such module.
+        ValueError: if the name is not of this form, or the module has no such function.
+    """
+    module, _, function = name.partition(":")
+    if not function:
+        raise ValueError(f"module {name!r} names no function: write package.module:function")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    loaded = importlib.import_module(module)
+    if not hasattr(loaded, function):
+        raise ValueError(f"module {module!r} has no function {function!r}")
+    return getattr(loaded, function)()
+
+
 def _functions(torch: ModuleType, tokenizer: Any) -> tuple[Any, Any]:
     """Encoder and decoder as modules with nothing but `forward`."""
     if isinstance(tokenizer, tuple | list) and len(tokenizer) == 2:
@@ -114,9 +138,7 @@ def _export(torch: ModuleType, function: Any, example: Any, batch_size: int | No
         return torch.export.export(function, (example,), dynamic_shapes=dynamic)
     except Exception as error:
         if batch_size is None:
-            error.add_note(
-                "if the network cannot take any number of frames, export it with --batch_size"
-            )
+            error.add_note("if the network cannot take any number of frames, set batch_size")
         raise
 
 

@@ -115,7 +115,7 @@ class Tokenizer:
 
         Args:
             path: a directory with `config.json` and `model.safetensors`, or a name such as "maze",
-                or a directory that `launch.export_tokenizer` wrote.
+                or a directory that `export_tokenizer` wrote.
             **kwargs: passed on to the constructor: `batch_size`, `memory_gb`, `dtype`.
 
         Raises:

@@ -112,8 +112,8 @@ def config_from_weights(weights: Mapping[str, np.ndarray], frame_size: int | Non
     found = ", ".join(f"{name} {value}" for name, value in settings.items())
     raise ValueError(
         f"the weights ({found}) are of no preset and do not tell all; needed:\n"
-        f"  the size of the frames: --frame_size, a multiple of {factor}, best the one it was "
-        "trained with, or --config_file, the model's own config.yaml (ddconfig.resolution)"
+        f"  the size of the frames: frame_size, a multiple of {factor}, best that of its training, "
+        "or config_file, the model's own config.yaml (ddconfig.resolution)"
     )
 
 
@@ -180,7 +180,7 @@ def _settings_of(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     if uneven := [width for width in widths if width % base_width]:
         raise ValueError(
             f"levels of {uneven} channels are no whole multiples of the first convolution's "
-            f"{base_width}; such an autoencoder comes in with launch.export_tokenizer"
+            f"{base_width}; export such an autoencoder as programs of torch (`export_tokenizer`)"
         )
     settings["width_multipliers"] = tuple(width // base_width for width in widths)
     settings["num_res_blocks"] = _count(shapes, r"encoder\.down\.0\.block\.(\d+)\.")

@@ -73,7 +73,7 @@ def autoencoder_weights(
             if any(name.startswith(prefix) for name in weights):
                 raise ValueError(
                     f"the checkpoint is no VQModel of LDM or taming-transformers: {reason}; if "
-                    "it makes tokens in torch, bring it in with launch.export_tokenizer"
+                    "it makes tokens in torch, export it as programs of torch (`export_tokenizer`)"
                 )
     return weights, ignored
 

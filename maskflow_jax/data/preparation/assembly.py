@@ -8,7 +8,7 @@ bytes however the work was divided or interrupted. The manifest is written into 
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ from maskflow_jax.data.preparation.manifest import (
     write_manifest,
 )
 from maskflow_jax.data.preparation.run import Preparation
-from maskflow_jax.data.preparation.splits import choose_splits
 from maskflow_jax.data.preparation.work_directory import WRITTEN, PreparationError, WorkDirectory
 from maskflow_jax.data.sources.items import Listing
+from maskflow_jax.data.splits import choose_splits
 
 
 def collect_records(
@@ -127,10 +127,7 @@ def assemble(
         splits = choose_splits(written, test_fraction)
     except ValueError as error:
         raise ValueError(f"{error}; {manifest} names all files") from error
-    parts = {split: [] for split in sorted(set(splits.values()), reverse=True)}
-    for record in written:
-        record["split"] = splits[record["sha256"]]
-        parts[record["split"]] += [(record, cut) for cut in record["cuts"]]
+    parts = _divide(written, splits, test_fraction)
     rule = {"test_fraction": test_fraction, "segment_frames": segment_frames}
     with _full_disk_explained(preparation.output):
         manifest = write_manifest(work.path / MANIFEST, records, listing)
@@ -180,6 +177,28 @@ def _videos(
         whole = cut.stop - cut.start == record["frames"]
         video_id = record["id"] if whole else f"{record['id']}#{cut.start:06d}"
         yield video_id, tokens[cut], record["fps"]
+
+
+def _divide(
+    records: list[dict[str, Any]], splits: Mapping[str, str], test_fraction: float
+) -> dict[str, list[tuple[dict[str, Any], slice]]]:
+    """The parts of the videos by split; notes the split in each record.
+
+    The parts of a single video without a split of its own are divided in time: the last of them are
+    for testing.
+    """
+    alone = len(splits) == 1 and records[0]["split"] is None
+    parts = {"train": [], "test": []}
+    for record in records:
+        record["split"], cuts = splits[record["sha256"]], record["cuts"]
+        tested = 0
+        if alone and record["split"] == "train" and test_fraction and len(cuts) > 1:
+            tested = min(max(round(test_fraction * len(cuts)), 1), len(cuts) - 1)
+            record["split"] = "train, test"
+            parts["test"] += [(record, cut) for cut in cuts[len(cuts) - tested :]]
+            cuts = cuts[: len(cuts) - tested]
+        parts[record["split"].partition(",")[0]] += [(record, cut) for cut in cuts]
+    return {split: of_split for split, of_split in parts.items() if of_split}
 
 
 def _segments(frames: int, length: int | None, least: int) -> list[slice]:

@@ -130,9 +130,9 @@ def _start_processes(job: tuple, items: Sequence[Item], workers: int) -> Iterato
                 at = f"while reading {items[index].id}" if index >= 0 else "before it began"
                 raise DecoderDiedError(
                     f"a decoding process ended with code {process.exitcode} {at}: if it does so "
-                    "again, move that file away; if memory ran out, lower --workers or "
-                    "--batch_size; in a script of your own, start workers below `if __name__ == "
-                    "'__main__':`. What is done is kept"
+                    "again, move that file away; if memory ran out, lower workers or batch_size; "
+                    "in a script of your own, start workers below `if __name__ == '__main__':`. "
+                    "What is done is kept"
                 )
 
     try:

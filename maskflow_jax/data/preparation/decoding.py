@@ -77,7 +77,7 @@ def _finish(
     facts["sha256"] = facts["sha256"] or seen.pixel_hash.hexdigest()
     facts["source_fps"] = round(seen.rate, 6)
     facts["fps"] = transform.rate(seen.rate)
-    return None if facts["fps"] else "the video does not tell its frame rate: pass --fps"
+    return None if facts["fps"] else "the file does not state its frame rate: set fps"
 
 
 class _Seen:

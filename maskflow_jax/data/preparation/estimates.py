@@ -1,4 +1,4 @@
-"""What a preparation will take, and how fast its parts are, without writing anything."""
+"""Estimates of how long a preparation takes, and measurements of its parts; nothing is written."""
 
 import contextlib
 import dataclasses
@@ -13,25 +13,25 @@ from maskflow_jax.data.preparation.decoding import Outcome, decode_item
 from maskflow_jax.data.preparation.run import Encoder, Preparation, Throughput
 from maskflow_jax.data.sources.items import Item, Listing
 
-_HEADERS = 200  # to read; of more items, this many are taken evenly
+_HEADERS = 200  # number of headers to read, spread evenly over the items
 _BYTES_PER_TOKEN = 2
 _KEPT_BATCHES = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What is expected.
+    """What is expected of a preparation.
 
     Attributes:
-        items: of the source.
-        ignored: files that it does not take.
-        videos: items that are long enough.
-        unreadable: items whose header cannot be read.
-        frames: of the dataset.
-        bytes: of the dataset, at most; records are compressed.
-        seconds: of the work.
-        decode_rate: frames per second of one decoder, measured on a batch.
-        encode_rate: frames per second of the encoder, measured on a batch.
+        items: Number of items of the source.
+        ignored: Number of files that it does not take.
+        videos: Number of items that are long enough.
+        unreadable: Number of items whose header cannot be read.
+        frames: Number of frames of the dataset.
+        bytes: Size of the dataset, at most; records are compressed.
+        seconds: Duration of the work.
+        decode_rate: Frames per second of one decoder, measured on a batch.
+        encode_rate: Frames per second of the encoder on full batches.
     """
 
     items: int
@@ -57,13 +57,15 @@ class Estimate:
 def estimate(
     preparation: Preparation, listing: Listing, encoder: Encoder, *, workers: int = 0
 ) -> Estimate:
-    """Estimates a preparation by the items' headers and one batch.
+    """Estimates a preparation from the items' headers and one full batch.
+
+    A batch holds frames of one video only, and the encoder takes as long for the last, shorter one.
 
     Args:
-        preparation: what is to be done.
-        listing: of its source.
-        encoder: makes the tokens.
-        workers: processes that will decode.
+        preparation: Preparation to estimate.
+        listing: Listing of its source.
+        encoder: Tokenizer that makes the tokens.
+        workers: Number of processes that will decode.
 
     Raises:
         ValueError: if there are no items, or none can be read.
@@ -76,8 +78,10 @@ def estimate(
     long = [length for length in lengths if length >= preparation.transform.min_frames]
     scale = len(items) / len(some)
     batch, decode_rate = _decode_batch(preparation, some, encoder.batch_size)
-    encode_rate = _encode_rate(encoder, batch)
+    encode_seconds = _encode_seconds(encoder, batch)
     frames = round(scale * sum(long))
+    batches = scale * sum(math.ceil(length / encoder.batch_size) for length in long)
+    decoding = frames / (decode_rate * max(workers, 1))
     rows, columns = preparation.tokenizer["grid"]
     return Estimate(
         items=len(items),
@@ -86,9 +90,9 @@ def estimate(
         unreadable=round(scale * (len(some) - len(lengths))),
         frames=frames,
         bytes=frames * rows * columns * _BYTES_PER_TOKEN,
-        seconds=frames / min(decode_rate * max(workers, 1), encode_rate),
+        seconds=max(decoding, batches * encode_seconds),
         decode_rate=decode_rate,
-        encode_rate=encode_rate,
+        encode_rate=encoder.batch_size / encode_seconds,
     )
 
 
@@ -98,13 +102,13 @@ def measure_throughput(
     """Measures decoding alone, encoding alone and both together on the same items.
 
     Args:
-        preparation: what to do with them.
-        items: that can be read.
-        encoder: makes the tokens; alone, it encodes the first batches over and over.
-        workers: processes to decode with; 0 decodes in a thread.
+        preparation: Preparation of the items.
+        items: Items that can be read.
+        encoder: Tokenizer; alone, it encodes the first batches repeatedly.
+        workers: Number of processes that decode; 0 decodes in a thread.
 
     Returns:
-        Seconds of each for all frames; here `decode_seconds` are those that passed.
+        Seconds of each for all frames; here `decode_seconds` is the time that passed.
 
     Raises:
         ValueError: if no item can be read.
@@ -140,7 +144,7 @@ def _pass_all(
     workers: int,
     take: Callable[[np.ndarray], object],
 ) -> float:
-    """Decodes items and hands the batches on; returns the seconds that it took."""
+    """Decodes items, passes the batches to `take`, and returns the seconds that this took."""
     options = {"batch_size": batch_size, "workers": workers}
     start = time.perf_counter()
     with decoded(preparation.source, items, preparation.transform, **options) as messages:
@@ -151,7 +155,7 @@ def _pass_all(
 
 
 def _length(preparation: Preparation, item: Item) -> float | None:
-    """Frames that an item will have, by its header; None if that cannot be read."""
+    """Number of frames that an item will have, by its header; None if that cannot be read."""
     source, transform = preparation.source, preparation.transform
     try:
         if hasattr(source, "length"):
@@ -168,21 +172,28 @@ def _length(preparation: Preparation, item: Item) -> float | None:
 def _decode_batch(
     preparation: Preparation, items: Sequence[Item], batch_size: int
 ) -> tuple[np.ndarray, float]:
-    """The first batch of the first item that has one, and the rate it was decoded at."""
-    reason = None
+    """The frames of the first items, until they fill a batch, and the rate they were decoded at."""
+    frames, failure, start = [], None, time.perf_counter()
     for item in items:
-        start = time.perf_counter()
         decoding = decode_item(preparation.source, item, preparation.transform, batch_size)
         with contextlib.closing(decoding):
             content = next(decoding)
-            if not isinstance(content, Outcome):
-                return content, len(content) / (time.perf_counter() - start)
-            reason = reason or content.failure
-    raise ValueError(f"none of {len(items)} items can be decoded; the first: {reason}")
+        if isinstance(content, Outcome):
+            failure = failure or content.failure
+            continue
+        frames.append(content)
+        if sum(map(len, frames)) >= batch_size:
+            break
+    if not frames:
+        raise ValueError(f"none of {len(items)} items can be decoded; the first: {failure}")
+    seconds = time.perf_counter() - start
+    return np.concatenate(frames)[:batch_size], sum(map(len, frames)) / seconds
 
 
-def _encode_rate(encoder: Encoder, batch: np.ndarray) -> float:
+def _encode_seconds(encoder: Encoder, frames: np.ndarray) -> float:
+    """Seconds that the encoder takes for a full batch, filled up by repeating frames."""
+    batch = np.resize(frames, (encoder.batch_size, *frames.shape[1:]))
     encoder.encode(batch)  # compiles
     start = time.perf_counter()
     encoder.encode(batch)
-    return len(batch) / (time.perf_counter() - start)
+    return time.perf_counter() - start

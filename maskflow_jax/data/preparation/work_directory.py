@@ -72,12 +72,12 @@ class WorkDirectory:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise PreparationError(
-                    f"another process works in {self.path} ({name}): wait for it, or give each "
-                    "its --shard"
+                    f"another process works in {self.path} ({name}): wait for it, or give each a "
+                    "shard of its own"
                 ) from error
             except OSError as error:
                 raise PreparationError(
-                    f"{file.name} cannot be locked ({error}): choose an --output on a file system "
+                    f"{file.name} cannot be locked ({error}): choose an output on a file system "
                     "that supports flock, such as a local disk, and copy the dataset afterwards"
                 ) from error
             yield

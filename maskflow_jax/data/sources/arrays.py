@@ -1,7 +1,7 @@
 """Videos as numpy files: `.npy` and `.npz` with uint8 arrays [F, H, W, 3].
 
-Greyscale ([F, H, W] or one channel) and four channels are taken, too. Neither kind of file is read
-as a whole: `.npy` is mapped, and the arrays of `.npz`, compressed or not, are read frame by frame.
+Greyscale ([F, H, W] or one channel) and four channels are accepted, too. `.npy` files are mapped
+into memory; of `.npz` files an array is read as a whole.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -26,10 +26,10 @@ class NumpyArrays:
     """Every numpy file below a folder; its id is its path from there.
 
     Attributes:
-        root: the folder.
-        fps: frames per second of the videos, which the files do not tell.
-        key: name of the array in `.npz` files; may be left out where they hold but one of video.
-        split_folders: folders "train" and "test" in it are the splits.
+        root: Path of the folder.
+        fps: Frames per second of the videos, which the files do not state.
+        key: Name of the array in `.npz` files; needed where more than one is a video.
+        split_folders: Whether the folders "train" and "test" in it are the splits.
     """
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({})
@@ -66,25 +66,24 @@ def iterate_array(path: Path, fps: float, key: str | None) -> Iterator[TimedFram
     """Yields the frames of a numpy file.
 
     Args:
-        path: of the file.
-        fps: of the video.
-        key: name of the array, for `.npz`; None if there is but one of video.
+        path: Path of the file.
+        fps: Frames per second of the video.
+        key: Name of the array, for `.npz`; None if only one is a video.
 
     Raises:
         OSError: if the file cannot be read.
         ValueError: if it is damaged or no video.
     """
-    with _damage_explained(path), _opened(path, key) as (shape, frames):
-        for index, frame in enumerate(frames):
+    with _damage_explained(path):
+        for index, frame in enumerate(_load_video(path, key)):
             yield TimedFrame(to_rgb(frame), index / fps, 1 / fps)
-        if index + 1 < shape[0]:
-            raise ValueError(f"{path} ends after {index + 1} of {shape[0]} frames: copy it again")
 
 
 def array_length(path: Path, fps: float, key: str | None) -> tuple[float, float]:
-    """Frames and seconds by an array's shape, without reading its values."""
-    with _damage_explained(path), _opened(path, key) as (shape, _):
-        return shape[0], shape[0] / fps
+    """Number of frames and seconds of a numpy file."""
+    with _damage_explained(path):
+        frames = len(_load_video(path, key))
+        return frames, frames / fps
 
 
 def to_rgb(frame: np.ndarray) -> np.ndarray:
@@ -118,58 +117,23 @@ def _damage_explained(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} cannot be unpacked ({error}): save it with numpy") from error
 
 
-@contextlib.contextmanager
-def _opened(path: Path, key: str | None) -> Iterator[tuple[tuple, Iterator[np.ndarray]]]:
-    """The shape of a file's video, and its frames as they are stored."""
+def _load_video(path: Path, key: str | None) -> np.ndarray:
+    """The array of a file's video, uint8 [F, H, W] or [F, H, W, C], checked."""
     if path.suffix.lower() == ".npy":
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         check_video(array.shape, array.dtype, path)
-        yield array.shape, iter(array)
-        return
-    with zipfile.ZipFile(path) as archive:
-        member = _choose_array(path, archive, key)
-        with archive.open(member) as file:
-            shape, fortran, dtype = _read_header(file)
-            check_video(shape, dtype, f"{member.removesuffix('.npy')!r} of {path}")
-            if fortran:
-                raise ValueError(f"{path} is in Fortran order: save np.ascontiguousarray(video)")
-            yield shape, _frames(file, shape)
-
-
-def _choose_array(path: Path, archive: zipfile.ZipFile, key: str | None) -> str:
-    """The name in an archive of the array that `key` names, or of the only video."""
-    names = [name for name in archive.namelist() if name.endswith(".npy")]
-    if key is not None:
-        if f"{key}.npy" in names:
-            return f"{key}.npy"
-        found = names
-    else:
-        found = [name for name in names if _is_video(_shape(archive, name))]
-        if len(found) == 1:
-            return found[0]
-    arrays = ", ".join(name.removesuffix(".npy") for name in names) or "nothing"
-    what = f"no array {key!r}" if key else f"{len(found)} arrays of video"
-    raise ValueError(f"{path} has {what}, it has {arrays}: name one with --array_key")
-
-
-def _shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
-    with archive.open(name) as file:
-        return _read_header(file)[0]
-
-
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
-
-
-def _frames(file: IO[bytes], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Reads frame by frame; the archive checks its checksum at the end."""
-    size = int(np.prod(shape[1:]))
-    for _ in range(shape[0]):
-        data = file.read(size)
-        if len(data) < size:
-            raise EOFError("the array is shorter than its shape says")
-        yield np.frombuffer(data, np.uint8).reshape(shape[1:])
-    file.read(1)
+        return array
+    with np.load(path, allow_pickle=False) as archive:
+        if key is not None and key in archive.files:
+            found = {key: archive[key]}
+        else:
+            found = {name: archive[name] for name in archive.files}
+    arrays = {name: array for name, array in found.items() if isinstance(array, np.ndarray)}
+    videos = [n for n, x in arrays.items() if key in (None, n) and (key or _is_video(x.shape))]
+    if len(videos) != 1:
+        what = f"no array {key!r}" if key else f"{len(videos)} arrays of video"
+        raise ValueError(
+            f"{path} has {what}, it has {', '.join(arrays) or 'nothing'}: set key to one of them"
+        )
+    check_video(arrays[videos[0]].shape, arrays[videos[0]].dtype, f"{videos[0]!r} of {path}")
+    return arrays[videos[0]]

@@ -42,7 +42,7 @@ class DMLab:
     def open(self, item: Item) -> Iterator[TimedFrame]:
         """The episode's frames; ValueError if they have another size."""
         for frame in iterate_array(item.paths[0], self.fps, self.key):
-            check_size(frame, SIDE, "--source=arrays")
+            check_size(frame, SIDE, "the source arrays")
             yield frame
 
     def length(self, item: Item) -> tuple[float, float]:

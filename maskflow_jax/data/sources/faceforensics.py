@@ -39,7 +39,7 @@ class FaceForensics:
     def open(self, item: Item) -> Iterator[TimedFrame]:
         """The file's frames; ValueError if they are no crops."""
         for frame in iterate_frames(item.paths[0]):
-            check_size(frame, SIDE, "--source=video_files, perhaps with --crop,")
+            check_size(frame, SIDE, "the source video_files, perhaps with a crop,")
             yield frame
 
     def length(self, item: Item) -> tuple[float, float]:

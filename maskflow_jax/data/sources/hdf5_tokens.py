@@ -1,25 +1,90 @@
-"""Published token files (HDF5) as a dataset of tokens.
+"""Published token files (HDF5) as a source of videos that are tokens already.
 
-Such a file has all videos behind one another in `video`, integers [total_frames, h, w], and their
+Such a file has all videos one after another in `video`, integers [total_frames, h, w], and their
 ranges in `start_index_list`, [videos, 2]: where each begins and ends. Whether the end is the last
-frame or the one after it is read off ranges that follow each other without a gap. Videos are read
-one at a time: once to check them all, once to write them.
+frame or the one after it follows from ranges without gaps between them. Videos are read one at a
+time: once to check them all, once to write them.
 """
 
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import MappingProxyType, ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from maskflow_jax.data.dataset import Video, write_token_dataset
+from maskflow_jax.data.splits import choose_splits
+from maskflow_jax.data.token_builder import Video
 
 ENDS = ("inclusive", "exclusive")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HDF5Tokens:
+    """A published token file, and perhaps a second one for testing.
+
+    Attributes:
+        root: Path of the HDF5 file.
+        fps: Frames per second, which the files do not state.
+        test_file: Path of a second file with the test videos. Without it, a video's split follows
+            from the digest of its tokens, so that it does not depend on the other videos.
+        end: Meaning of the ranges' second number, one of `ENDS`; derived from the file by default.
+    """
+
+    DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({"min_frames": 1})
+
+    root: Path
+    fps: float
+    test_file: Path | None = None
+    end: str | None = None
+
+    def token_videos(
+        self, tokenizer: Mapping[str, Any], *, min_frames: int = 1, test_fraction: float = 0.05
+    ) -> dict[str, Iterator[Video]]:
+        """Checks the files as a whole; the videos are read when they are asked for.
+
+        Args:
+            tokenizer: Identity of the tokenizer that made the tokens (`Tokenizer.identity`).
+            min_frames: Shortest length of a video, such as the training window.
+            test_fraction: Share of the videos to test on if there is no test file; 0 makes no test
+                split.
+
+        Returns:
+            The videos of each split.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ImportError: if h5py is missing.
+            ValueError: naming all that is wrong with a file.
+        """
+        check = {"tokenizer": tokenizer, "end": self.end, "min_frames": min_frames}
+        file = read_token_file(self.root, **check)
+        if self.test_file is not None:
+            test = read_token_file(self.test_file, **check)
+            if shared := set(file.digests) & set(test.digests):
+                logging.warning(
+                    "%d videos are both in %s and in %s", len(shared), file.path, test.path
+                )
+            chosen = {
+                "train": (file, range(len(file.ranges))),
+                "test": (test, range(len(test.ranges))),
+            }
+        else:
+            records = [{"id": d, "sha256": d, "split": None} for d in file.digests]
+            split_of = choose_splits(records, test_fraction)
+            splits = np.array([split_of[digest] for digest in file.digests])
+            chosen = {
+                split: (file, np.flatnonzero(splits == split))
+                for split in ("train", "test")
+                if split in splits
+            }
+        return {
+            split: _videos(of, indices, split, self.fps) for split, (of, indices) in chosen.items()
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,9 +92,9 @@ class TokenFile:
     """A file that has been checked.
 
     Attributes:
-        path: of the file.
-        end: what the second number of a range is, one of `ENDS`.
-        ranges: first frame and the one after the last, [videos, 2].
+        path: Path of the file.
+        end: Meaning of the second number of a range, one of `ENDS`.
+        ranges: First frame and the one after the last, [videos, 2].
         digests: SHA-256 of each video's tokens.
     """
 
@@ -37,63 +102,6 @@ class TokenFile:
     end: str
     ranges: np.ndarray
     digests: tuple[str, ...]
-
-
-def import_token_files(
-    file: str | Path,
-    directory: str | Path,
-    *,
-    tokenizer: Mapping[str, Any],
-    fps: float,
-    test_file: str | Path | None = None,
-    test_fraction: float = 0.05,
-    end: str | None = None,
-    min_frames: int = 1,
-    overwrite: bool = False,
-) -> dict[str, int]:
-    """Writes published token files as a dataset with the splits `train` and `test`.
-
-    Args:
-        file: the HDF5 file.
-        directory: of the new dataset.
-        tokenizer: identity of the tokenizer that made the tokens (`Tokenizer.identity`).
-        fps: frames per second, which the files do not tell.
-        test_file: a second file, of the held-out videos. Without it, a video is held out by the
-            digest of its tokens, so that it stays held out whatever else is in the file.
-        test_fraction: share of held-out videos without a test file; at least one is.
-        end: what the ranges' second number is, one of `ENDS`; read off the file by default.
-        min_frames: shortest length of a video, such as the training window.
-        overwrite: replace an existing dataset, once the new one is complete.
-
-    Returns:
-        Number of videos by split.
-
-    Raises:
-        FileExistsError: if the directory is taken.
-        FileNotFoundError: if a file is missing.
-        ImportError: if h5py is missing.
-        ValueError: naming all that is wrong with a file.
-    """
-    check = {"tokenizer": tokenizer, "end": end, "min_frames": min_frames}
-    train = test = read_token_file(file, **check)
-    if test_file is not None:
-        test = read_token_file(test_file, **check)
-        chosen = {"train": range(len(train.ranges)), "test": range(len(test.ranges))}
-        if shared := set(train.digests) & set(test.digests):
-            logging.warning("%d videos are both in %s and in %s", len(shared), file, test_file)
-    else:
-        held_out = choose_held_out(train.digests, test_fraction)
-        chosen = {"train": np.flatnonzero(~held_out), "test": np.flatnonzero(held_out)}
-    source = {"name": "hdf5", "file": train.path.name, "fps": fps, "end": train.end}
-    source |= {"test": test_fraction if test_file is None else test.path.name}
-    splits = {
-        split: _videos(of, chosen[split], split, fps)
-        for split, of in (("train", train), ("test", test))
-    }
-    write_token_dataset(
-        directory, splits, tokenizer=dict(tokenizer), source=source, overwrite=overwrite
-    )
-    return {split: len(indices) for split, indices in chosen.items()}
 
 
 def read_token_file(
@@ -106,10 +114,10 @@ def read_token_file(
     """Checks a whole file, one video in memory at a time.
 
     Args:
-        path: the HDF5 file.
-        tokenizer: identity of the tokenizer that made the tokens.
-        end: what the ranges' second number is, one of `ENDS`; read off the file by default.
-        min_frames: shortest length of a video.
+        path: Path of the HDF5 file.
+        tokenizer: Identity of the tokenizer that made the tokens.
+        end: Meaning of the ranges' second number, one of `ENDS`; derived from the file by default.
+        min_frames: Shortest length of a video.
 
     Raises:
         FileNotFoundError: if the file is missing.
@@ -163,26 +171,8 @@ def infer_end(ranges: np.ndarray, total: int, path: str | Path) -> str:
     seen = f"after video {odd[0]} by {gaps[odd[0]]}" if len(odd) else "some by 0, some by 1"
     raise ValueError(
         f"{path} does not tell whether a range's end is its last frame (inclusive) or the one "
-        f"after it (exclusive): the next begins {seen}; say which, --end=inclusive|exclusive"
+        f"after it (exclusive): the next begins {seen}; set end to one of them"
     )
-
-
-def choose_held_out(digests: Iterable[str], fraction: float) -> np.ndarray:
-    """Marks about a fraction of the videos, bool [videos], each by its own digest alone.
-
-    Raises:
-        ValueError: if the fraction is not between 0 and 1, or no video would be left.
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"test_fraction is {fraction}; choose a share between 0 and 1")
-    numbers = np.array([int(digest[:16], 16) / 2**64 for digest in digests])
-    # A small file may have none below the fraction; the smallest is as stable a choice.
-    held_out = numbers <= max(fraction, numbers.min())
-    if held_out.all():
-        raise ValueError(
-            f"all {len(held_out)} videos would be held out; pass a test_file, or more videos"
-        )
-    return held_out
 
 
 def _videos(file: TokenFile, indices: Iterable[int], split: str, fps: float) -> Iterator[Video]:

@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import os
 import re
+import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def files_under(root: Path) -> Iterator[tuple[str, Path]]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"no folder at {root}: check --input")
+        raise FileNotFoundError(f"no folder at {root}: correct the input")
 
     def refuse(error: OSError) -> None:
         raise PermissionError(f"the folder {error.filename} cannot be listed: {error}") from error
@@ -161,11 +162,16 @@ def file_state(paths: Iterable[Path]) -> str:
 
     Raises:
         OSError: if one is missing.
+        ValueError: if one is no regular file.
     """
-    stats = [path.stat() for path in paths]
+    stats = []
+    for path in paths:
+        stats.append(path.stat())
+        if not stat.S_ISREG(stats[-1].st_mode):  # a pipe would be waited for
+            raise ValueError(f"{path} is no regular file: leave it out")
     if len(stats) == 1:
         return f"{stats[0].st_size} {stats[0].st_mtime_ns}"
-    text = " ".join(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats)
+    text = " ".join(f"{of.st_size} {of.st_mtime_ns}" for of in stats)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -1,32 +1,37 @@
 """Rendered maze walks: endless first-person video with nothing to download.
 
 VizDoom's scenario `my_way_home` is a maze of textured rooms without enemies, the same kind of video
-as DMLab. `maze_walk` strolls through it; this file runs the engine and takes the pictures. The
-engine's field of view is widened to 90 degrees across a square cut from the middle of its screen,
-which shrinks by area: textures do not flicker.
+as DMLab. `my_way_home_walk` decides where to walk; this file runs the engine and takes the
+pictures. The engine's field of view is widened to 90 degrees across a square cut from the middle of
+its screen, which is shrunk by averaging areas, so that textures do not flicker.
 
 A video depends on (split, seed, index) alone: each draws from its own random stream and starts its
 own engine episode. The splits are disjoint by construction: the engine's seeds are even in "train"
 and odd in "test", and the walkers' streams have the split in their key. Both splits walk through
-the same maze, so "test" holds out walks, not places.
+the same maze, so the test split has other walks, not other places.
 
-Every video is one unbroken episode. The episode timeout is off, routes keep away from the vest
-that ends an episode, and should an episode end all the same, the video is drawn anew from its next
+Every video is one unbroken episode. The episode timeout is off and routes keep away from the vest
+that ends an episode. If an episode ends all the same, the video is drawn again from its next
 sub-seed.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import math
 import pathlib
 import tempfile
-from collections.abc import Iterator
-from typing import Any
+import threading
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
 from maskflow_jax.data.sources import my_way_home_walk
+from maskflow_jax.data.sources.items import Item, Listing, make_listing
+from maskflow_jax.io.video_decoding import TimedFrame
 
 TICS_PER_SECOND = 35  # fixed in the Doom engine
 SPLITS = ("train", "test")
@@ -35,21 +40,25 @@ _MAX_HOLD = 4  # tics that one action is held; longer, and the walker would reac
 _WARM_UP = 140  # at most this many tics pass unseen: the 17 spawn points become a spread of places
 _MAX_ATTEMPTS = 10
 _FIELD_OF_VIEW = 106.26  # degrees across the 4:3 screen: 90 across the square cut from it
+_MAX_SIDE = 240  # pixels; frames are cut from a screen of 320x240
+
+_lock, _kept = threading.Lock(), contextlib.ExitStack()  # of the engine that sources share
+_engines: list[Any] = []
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MazeConfig:
-    """What to render.
+    """Settings of the videos of one split.
 
     Attributes:
-        num_videos: videos to yield.
-        num_frames: frames in each video.
-        fps: frames per second, at most the engine's 35. Rates that do not divide 35 are right on
+        num_videos: Number of videos.
+        num_frames: Number of frames in each video.
+        fps: Frames per second, at most the engine's 35. Rates that do not divide 35 are right on
             average: frame `f` shows tic `round(35 f / fps)`.
-        frame_size: height and width of the square frames, in pixels.
-        seed: of the whole set, below 2**32.
+        frame_size: Height and width of the square frames in pixels.
+        seed: Seed of the whole set, below 2**32.
         split: "train" or "test".
-        first_video: index of the first video, to render a set in parts.
+        first_video: Index of the first video, to render a set in parts.
     """
 
     num_videos: int
@@ -72,12 +81,76 @@ class MazeConfig:
         for name, least in (("num_videos", 0), ("num_frames", 1), ("first_video", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}: set it to {least} or more")
-        if not 1 <= self.frame_size <= 240:
+        if not 1 <= self.frame_size <= _MAX_SIDE:
             raise ValueError(
-                f"frame_size is {self.frame_size}: choose 1 to 240, frames are cut from 320x240"
+                f"frame_size is {self.frame_size}: choose 1 to {_MAX_SIDE}, frames are cut from "
+                "320x240"
             )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}: choose one from 0 to 2**32 - 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MyWayHome:
+    """Rendered walks as a source of videos for `prepare_dataset`.
+
+    Attributes:
+        num_videos: Number of training videos.
+        num_test_videos: Number of test videos.
+        num_frames: Number of frames in each video.
+        fps: Frames per second, at most 35.
+        seed: Seed of the whole set, below 2**32.
+        frame_size: Height and width of the rendered frames in pixels, at most 240.
+    """
+
+    DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+
+    num_videos: int = dataclasses.field(default=1000, metadata={"frames": False})
+    num_test_videos: int = dataclasses.field(default=50, metadata={"frames": False})
+    num_frames: int = 160
+    fps: float = 10.0
+    seed: int = 1
+    frame_size: int = 64
+
+    def __post_init__(self):
+        """Raises ValueError for settings that cannot be rendered."""
+        for split, num_videos in self._num_videos().items():
+            self._config(split, num_videos=num_videos)
+
+    def listing(self) -> Listing:
+        """One item for each video."""
+        items = [
+            Item(id=video_name(split, self.seed, index), split=split, key=(split, index))
+            for split, num_videos in self._num_videos().items()
+            for index in range(num_videos)
+        ]
+        return make_listing(items)
+
+    def open(self, item: Item) -> Iterator[TimedFrame]:
+        """The frames of a video, which is rendered as a whole."""
+        split, index = item.key
+        with _lock:
+            frames = _render_video(_kept_engine(), self._config(split), index)
+        for number, frame in enumerate(frames):
+            yield TimedFrame(frame, number / self.fps, 1 / self.fps)
+
+    def length(self, item: Item) -> tuple[float, float]:
+        """Number of frames and seconds."""
+        del item
+        return self.num_frames, self.num_frames / self.fps
+
+    def _num_videos(self) -> dict[str, int]:
+        return {"train": self.num_videos, "test": self.num_test_videos}
+
+    def _config(self, split: str, num_videos: int = 1) -> MazeConfig:
+        return MazeConfig(
+            num_videos=num_videos,
+            num_frames=self.num_frames,
+            fps=self.fps,
+            frame_size=self.frame_size,
+            seed=self.seed,
+            split=split,
+        )
 
 
 def maze_videos(config: MazeConfig) -> Iterator[tuple[str, np.ndarray, float]]:
@@ -98,8 +171,13 @@ def maze_videos(config: MazeConfig) -> Iterator[tuple[str, np.ndarray, float]]:
     """
     with _engine() as game:
         for index in range(config.first_video, config.first_video + config.num_videos):
-            video_id = f"maze_{config.split}_{config.seed}_{index:06d}"
+            video_id = video_name(config.split, config.seed, index)
             yield video_id, _render_video(game, config, index), config.fps
+
+
+def video_name(split: str, seed: int, index: int) -> str:
+    """A name unique over splits, seeds and indices."""
+    return f"maze_{split}_{seed}_{index:06d}"
 
 
 def video_seeds(config: MazeConfig, index: int, attempt: int) -> tuple[int, np.random.Generator]:
@@ -131,6 +209,14 @@ def frame_tics(num_frames: int, fps: float) -> list[int]:
     return [math.floor(frame * TICS_PER_SECOND / fps + 0.5) for frame in range(num_frames)]
 
 
+def _kept_engine() -> Any:
+    """The engine of this process, which starts once and runs until the process ends."""
+    if not _engines:
+        _engines.append(_kept.enter_context(_engine()))
+        atexit.register(_kept.close)
+    return _engines[0]
+
+
 @contextlib.contextmanager
 def _engine() -> Iterator[Any]:
     """A running engine whose files live, and die, in a temporary directory."""
@@ -138,7 +224,8 @@ def _engine() -> Iterator[Any]:
         import vizdoom
     except ImportError as error:
         raise ImportError(
-            "maze videos are rendered with VizDoom: pip install -e '.[maze]'"
+            "maze videos are rendered with VizDoom, which is not installed: pip install "
+            "'maskflow_jax[maze]' (or '.[maze]' in a checkout)"
         ) from error
     game = vizdoom.DoomGame()
     with tempfile.TemporaryDirectory(prefix="maze_") as scratch:

@@ -1,45 +1,45 @@
 """The sources of videos by name. A new one is a file like `video_files` and a row here."""
 
 import dataclasses
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from maskflow_jax.data.sources.arrays import NumpyArrays
-from maskflow_jax.data.sources.dmlab import DMLab
-from maskflow_jax.data.sources.faceforensics import FaceForensics
-from maskflow_jax.data.sources.images import ImageSequence
-from maskflow_jax.data.sources.ucf101 import UCF101
-from maskflow_jax.data.sources.video_files import VideoFolder
-
+# Modules are imported when a source is made: TFDS, for one, is slow to import.
 SOURCES = {
-    "dmlab": DMLab,
-    "faceforensics": FaceForensics,
-    "images": ImageSequence,
-    "arrays": NumpyArrays,
-    "ucf101": UCF101,
-    "video_files": VideoFolder,
+    "video_files": ("video_files", "VideoFolder"),
+    "images": ("images", "ImageSequence"),
+    "arrays": ("arrays", "NumpyArrays"),
+    "dmlab": ("dmlab", "DMLab"),
+    "faceforensics": ("faceforensics", "FaceForensics"),
+    "ucf101": ("ucf101", "UCF101"),
+    "tfds": ("tfds", "TFDSVideos"),
+    "hdf5_tokens": ("hdf5_tokens", "HDF5Tokens"),
+    "my_way_home": ("my_way_home", "MyWayHome"),
 }
+
+
+def source_fields(name: str) -> dict[str, dataclasses.Field]:
+    """The settings of a source, by name.
+
+    Raises:
+        ValueError: for an unknown source.
+    """
+    return {field.name: field for field in dataclasses.fields(_class_of(name))}
 
 
 def make_source(name: str, settings: Mapping[str, Any]) -> Any:
     """Makes a source.
 
     Args:
-        name: of `SOURCES`, or "tfds".
-        settings: its fields; those that are None are left to their defaults.
+        name: Name in `SOURCES`.
+        settings: Its fields; those that are None keep their defaults.
 
     Raises:
         ValueError: for an unknown name or field, or a missing one.
     """
-    kinds = dict(SOURCES)
-    if name == "tfds":  # TFDS is slow to import, in every decoding process
-        from maskflow_jax.data.sources.tfds import TFDSVideos
-
-        kinds[name] = TFDSVideos
-    if name not in kinds:
-        raise ValueError(f"unknown source {name!r}: choose from {', '.join(SOURCES)}, tfds")
+    kind, fields = _class_of(name), source_fields(name)
     settings = {field: value for field, value in settings.items() if value is not None}
-    fields = {field.name: field for field in dataclasses.fields(kinds[name])}
     if unknown := settings.keys() - fields.keys():
         raise ValueError(
             f"source {name} takes no {', '.join(sorted(unknown))}; it takes {', '.join(fields)}"
@@ -50,5 +50,15 @@ def make_source(name: str, settings: Mapping[str, Any]) -> Any:
         if of.default is dataclasses.MISSING and field not in settings
     ]
     if missing:
-        raise ValueError(f"source {name} needs {', '.join(missing)}: its files do not tell")
-    return kinds[name](**settings)
+        raise ValueError(
+            f"source {name} needs {', '.join(missing)}, which its files do not tell; set "
+            f"{'it' if len(missing) == 1 else 'them'}"
+        )
+    return kind(**settings)
+
+
+def _class_of(name: str) -> type:
+    if name not in SOURCES:
+        raise ValueError(f"unknown source {name!r}: choose from {', '.join(SOURCES)}")
+    module, kind = SOURCES[name]
+    return getattr(importlib.import_module(f"maskflow_jax.data.sources.{module}"), kind)

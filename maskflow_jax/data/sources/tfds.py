@@ -70,7 +70,7 @@ def _builder(name: str, root: Path | None) -> tfds.core.DatasetBuilder:
         builder = tfds.builder(name, data_dir=root)
     except tfds.core.DatasetNotFoundError as error:
         raise FileNotFoundError(
-            f"TFDS knows no dataset {name!r} in {root or 'its data directory'}: check --input"
+            f"TFDS knows no dataset {name!r} in {root or 'its data directory'}: correct the name"
         ) from error
     if not builder.info.splits:
         raise FileNotFoundError(
@@ -90,17 +90,25 @@ def _feature(builder: tfds.core.DatasetBuilder, key: str | None) -> str:
         return videos[0]
     raise ValueError(
         f"{builder.name} has the features {', '.join(sorted(features))}, of which {videos} are "
-        "videos: name one of these with --array_key"
+        "videos: set key to one of these"
     )
 
 
 def _example(name: str, root: Path | None, split: str, index: int) -> Mapping[str, np.ndarray]:
     """One example, read at random where the files allow it."""
-    records = _records(name, root, split)
-    if records is not None:
-        return records[index]
-    examples = _builder(name, root).as_dataset(split=f"{split}[{index}:{index + 1}]")
-    return next(iter(tfds.as_numpy(examples)))
+    try:
+        records = _records(name, root, split)
+        if records is not None:
+            return records[index]
+        examples = _builder(name, root).as_dataset(split=f"{split}[{index}:{index + 1}]")
+        return next(iter(tfds.as_numpy(examples)))
+    except Exception as error:
+        # TensorFlow's errors and those of array_record have no class in common but this one.
+        reason = (str(error) or type(error).__name__).partition("\n")[0]
+        raise ValueError(
+            f"example {index} of split {split!r} of {name} cannot be read ({reason}): prepare the "
+            "dataset again"
+        ) from error
 
 
 @functools.lru_cache(maxsize=8)

@@ -35,7 +35,7 @@ class UCF101:
     def __post_init__(self):
         """Raises ValueError if one of the lists is missing."""
         if (self.train_list is None) != (self.test_list is None):
-            raise ValueError("give both --train_list and --test_list, or neither")
+            raise ValueError("set both train_list and test_list, or neither")
 
     def listing(self) -> Listing:
         """The listed videos, whether they are there or not; without lists, those that are there."""
@@ -77,7 +77,7 @@ def _read_lists(lists: Mapping[str, Path]) -> dict[str, str]:
     splits = {}
     for split, path in lists.items():
         if not path.is_file():
-            raise FileNotFoundError(f"no list at {path}: check --{split}_list")
+            raise FileNotFoundError(f"no list at {path}: correct {split}_list")
         names = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
         if not names:
             raise ValueError(f"{path} lists no videos: fetch it again")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -115,7 +116,7 @@ prepare_items(prep, prep.source.listing().items, encoder, prep.work_directory(),
 
 
 def test_killed_and_continued(folder, expected, tmp_path):
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    paths = [str(Path(__file__).parents[2]), str(Path(__file__).parents[3])]
     run = subprocess.run(
         [sys.executable, "-c", KILLED, str(folder), str(tmp_path / "out"), *paths],
         capture_output=True,
@@ -143,7 +144,7 @@ def test_a_decoding_process_that_dies_is_reported(folder, tmp_path):
     prep = preparation(folder, tmp_path / "out")
     object.__setattr__(prep, "source", DyingSource())
     work = work_directory.WorkDirectory(tmp_path / "out.work", {})
-    with pytest.raises(DecoderDiedError, match=r"code -9 while reading a:.*--workers"):
+    with pytest.raises(DecoderDiedError, match=r"code -9 while reading a:.*lower workers"):
         prepare_items(
             prep, [Item(id="a")], MeanEncoder(), work, workers=1, progress=False, warm_up=False
         )
@@ -260,30 +261,54 @@ def test_estimate_and_throughput_write_nothing(folder, tmp_path):
     assert not (tmp_path / "out.work").exists()
 
 
-class SlowFilm(Film):
-    """Takes its time, as decoding does."""
-
-    def open(self, item):
-        for frame in super().open(item):
-            time.sleep(0.002)
-            yield frame
-
-
-class SlowEncoder(MeanEncoder):
-    """Takes as long for a batch, as an accelerator does: no core is busy."""
+class CountingEncoder(MeanEncoder):
+    """Takes as long for any batch, as a compiled network does, which fills batches up."""
 
     def encode(self, frames):
-        time.sleep(0.002 * len(frames))
+        time.sleep(0.02)
+        self.sizes = [*getattr(self, "sizes", []), len(frames)]
         return super().encode(frames)
 
 
+def test_the_estimate_measures_a_full_batch(tmp_path):
+    for index in range(6):
+        write_video(tmp_path / "in" / f"{index}.mkv", greys(range(5)), codec="ffv1", pix_fmt="bgr0")
+    prep, encoder = preparation(tmp_path / "in", tmp_path / "out"), CountingEncoder(64)
+    found = estimate(prep, prep.source.listing(), encoder)
+    assert set(encoder.sizes) == {64}
+    # Each video is a batch of its own.
+    encoding = 6 * 64 / found.encode_rate
+    assert found.seconds == pytest.approx(max(encoding, found.frames / found.decode_rate))
+
+
+class WaitingEncoder(MeanEncoder):
+    """Ends a batch once frames beyond it have been decoded."""
+
+    def encode(self, frames):
+        expected = min(self.batch_size * (self.calls + 1) + 1, self.film.frames)
+        with self.film.decoded:
+            assert self.film.decoded.wait_for(lambda: self.film.count >= expected, timeout=60)
+        return super().encode(frames)
+
+
+class CountedFilm(Film):
+    count, decoded = 0, threading.Condition()
+
+    def open(self, item):
+        for frame in super().open(item):
+            with self.decoded:
+                self.count += 1
+                self.decoded.notify()
+            yield frame
+
+
 def test_decoding_overlaps_encoding(folder, tmp_path):
-    prep = preparation(folder, tmp_path / "out")
-    object.__setattr__(prep, "source", SlowFilm(200))
-    times = measure_throughput(prep, [Item(id="film")], SlowEncoder(8))
-    assert times.frames == 200
-    # One after the other would be about 2.
-    assert times.seconds < 1.6 * max(times.decode_seconds, times.encode_seconds)
+    prep, encoder = preparation(folder, tmp_path / "out"), WaitingEncoder(8)
+    encoder.film = CountedFilm(200)
+    object.__setattr__(prep, "source", encoder.film)
+    work = work_directory.WorkDirectory(tmp_path / "out.work", {})
+    prepare_items(prep, [Item(id="film")], encoder, work, progress=False, warm_up=False)
+    assert encoder.calls == 25
 
 
 def test_ids_are_unique():

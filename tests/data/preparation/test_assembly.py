@@ -13,8 +13,8 @@ from maskflow_jax.data.preparation import decoding
 from maskflow_jax.data.preparation.assembly import assemble
 from maskflow_jax.data.preparation.manifest import summarise
 from maskflow_jax.data.preparation.run import prepare_items
-from maskflow_jax.data.preparation.splits import choose_splits
 from maskflow_jax.data.sources import items
+from maskflow_jax.data.splits import choose_splits
 
 
 def contents(count, start=0):
@@ -41,8 +41,9 @@ def test_one_of_a_few_videos_is_for_testing(caplog):
     assert choose_splits(records, 0.534) == splits
     assert set(choose_splits(records, 0).values()) == {"train"}
     assert set(choose_splits(records, 1).values()) == {"test"}
-    with pytest.raises(ValueError, match="all of the 1 videos would be for testing"):
-        choose_splits(records[:1], 0.05)
+    with pytest.raises(ValueError, match="all of the 2 videos would be for testing"):
+        choose_splits(records[:2], 0.9)
+    assert list(choose_splits(records[:1], 0.05).values()) == ["train"]
     with pytest.raises(ValueError, match=r"test_fraction is 1\.5"):
         choose_splits(records, 1.5)
 
@@ -207,7 +208,7 @@ def test_manifest_is_left_when_no_dataset_can_be(tmp_path, good):
     root.mkdir()
     (root / "bad.mp4").touch()
     if good:
-        write_video(root / "good.mp4", moving(5))
+        write_video(root / "test" / "good.mp4", moving(5))
     with pytest.raises(ValueError, match=r"out\.work/manifest\.jsonl") as caught:
         run(root, tmp_path / "out", test_fraction=0.05)
     assert "--" not in str(caught.value)

@@ -129,7 +129,7 @@ def test_eight_devices_do_what_one_does(folder, tmp_path):
         tokenizer = Tokenizer.load(folder, batch_size=21)
         tokens = tokenizer.encode(frames_of(21))
         np.savez(tmp_path / "one.npz", tokens=tokens, frames=tokenizer.decode(tokens))
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     script = (
         f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]; import pathlib; "
         f"import test_batching; test_batching.eight_devices(pathlib.Path({str(folder)!r}), "

@@ -217,3 +217,16 @@ def test_refusals(videos, change, message):
 def test_refuses_more_processes_than_videos(videos):
     with pytest.raises(ValueError, match="7 videos cannot be divided among 8 processes"):
         make(videos, batch_size=8, process_count=8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_workers": -1}, "num_workers is -1: choose 0"),
+        ({"seed": -1}, "seed is -1: choose one from 0"),
+        ({"seed": 2**32}, "seed is 4294967296"),
+    ],
+)
+def test_numbers_out_of_range_are_named(videos, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make(videos, **changes)

@@ -1,7 +1,9 @@
 """The tokenizer: files, identity, batches, pixels, and what it refuses."""
 
 import json
+import os
 import shutil
+import stat
 
 import jax
 import numpy as np
@@ -146,3 +148,22 @@ def test_files_that_are_not_those_of_the_digest_are_refused(tmp_path):
         Tokenizer.load(tmp_path / "maze").identity["sha256"]
         != Tokenizer.load("maze").identity["sha256"]
     )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(params, tmp_path, value):
+    codebook = params["codebook"].copy()
+    codebook[3, 1] = value
+    save_tokenizer(tmp_path / "t", CONFIG, params | {"codebook": codebook})
+    with pytest.raises(ValueError, match=r"model\.safetensors .* not finite in codebook"):
+        Tokenizer.load(tmp_path / "t")
+
+
+def test_files_have_the_mode_that_new_files_have(params, tmp_path):
+    before = os.umask(0o022)
+    try:
+        save_tokenizer(tmp_path / "t", CONFIG, params)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "t").iterdir()}
+    assert modes == dict.fromkeys(["config.json", "model.safetensors", "sha256"], 0o644)

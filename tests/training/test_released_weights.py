@@ -14,14 +14,15 @@ from released import random_latte
 from tiny import assert_same, host_copy, quick_compilation, settings_of, write_videos, write_world
 
 from launch import training
-from launch.importing import export_checkpoint, import_checkpoint
 from launch.rollouts import load_run
 from maskflow_jax.io.torch_files import read_torch_file, write_state_dict
 from maskflow_jax.models import latte_torch
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 from maskflow_jax.training import trainer
 from maskflow_jax.training.checkpoints import CheckpointError
+from maskflow_jax.training.released_weights import export_checkpoint, import_checkpoint
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
@@ -168,10 +169,12 @@ def test_a_single_section_is_used_for_both(world, tmp_path, section, caplog):
 
 def test_the_tokenizer_stands_in_for_a_dataset(world, weights, tmp_path):
     settings = settings_of(world, data__directory=str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match=r"no dataset at .*nowhere.*pass --tokenizer"):
+    with pytest.raises(FileNotFoundError, match=r"no dataset at .*nowhere.*give the tokenizer"):
         import_checkpoint(weights[0], settings, tmp_path / "run")
     shutil.copytree(world / "tokenizer", tmp_path / "moved")
-    import_checkpoint(weights[0], settings, tmp_path / "run", tokenizer=str(tmp_path / "moved"))
+    settings["data"]["tokenizer"] = str(tmp_path / "moved")
+    identity = Tokenizer.load(tmp_path / "moved").identity
+    import_checkpoint(weights[0], settings, tmp_path / "run", tokenizer=identity)
     config = trainer.read_config(tmp_path / "run")
     assert config["data"]["tokenizer"] == str(tmp_path / "moved")
     # A dataset of another tokenizer is not trained on.
@@ -211,7 +214,7 @@ def test_another_grid_is_refused_and_another_window_is_said(world, tmp_path, cap
 
 
 def test_a_run_is_not_overwritten_and_a_step_must_be_there(world, weights, tmp_path):
-    with pytest.raises(ValueError, match="train_steps None; leave out --keep_step"):
+    with pytest.raises(ValueError, match="train_steps None; set keep_step to false"):
         import_checkpoint(weights[0], settings_of(world), tmp_path / "run", keep_step=True)
     import_checkpoint(weights[0], settings_of(world), tmp_path / "run")
     with pytest.raises(FileExistsError, match="has checkpoints already"):
@@ -223,7 +226,7 @@ def test_a_run_is_not_overwritten_and_a_step_must_be_there(world, weights, tmp_p
 def test_the_programs(world, weights, tmp_path):
     """Import, then export, as a user does."""
     flags = settings_of(world)["data"]
-    command = [sys.executable, "-m", "launch.import_checkpoint", f"--checkpoint={weights[0]}"]
+    command = [sys.executable, "-m", "launch.import_weights", f"--checkpoint={weights[0]}"]
     command += ["--config=configs/maze.py:smoke", "--config.model.width=16"]
     command += [f"--config.data.directory={flags['directory']}", "--config.data.clip_frames=4"]
     run(*command, f"--workdir={tmp_path}/run")
@@ -231,7 +234,7 @@ def test_the_programs(world, weights, tmp_path):
     run(
         sys.executable,
         "-m",
-        "launch.export_checkpoint",
+        "launch.export_weights",
         f"--workdir={tmp_path}/run",
         f"--out={out}",
     )

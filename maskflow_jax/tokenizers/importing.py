@@ -11,27 +11,30 @@ from maskflow_jax.io.torch_files import StateDict, read_torch_file
 from maskflow_jax.tokenizers import vqgan_configs
 from maskflow_jax.tokenizers.tokenizer import Tokenizer, save_tokenizer
 from maskflow_jax.tokenizers.vqgan import VQGANConfig, parameter_count
-from maskflow_jax.tokenizers.vqgan_torch import autoencoder_weights, from_torch
+from maskflow_jax.tokenizers.vqgan_torch import FIRST_STAGE, autoencoder_weights, from_torch
+
+# How the names of an autoencoder's parameters begin; a Latte model has none of them.
+_AUTOENCODER = ("encoder.", "decoder.", "quantize.", "quant_conv.", FIRST_STAGE)
 
 
 def import_tokenizer(
-    checkpoint: Path,
-    out: Path,
+    checkpoint: str | Path,
+    out: str | Path,
     *,
     preset: str | None = None,
-    config_file: Path | None = None,
+    config_file: str | Path | None = None,
     frame_size: int | None = None,
 ) -> dict[str, Any]:
     """Turns a file of torch weights into a tokenizer's folder.
 
-    Without a preset and a config file the weights tell what they are.
+    Without a preset and a config file the network is derived from the weights.
 
     Args:
-        checkpoint: an LDM or taming `VQModel`: a torch pickle or `.safetensors`.
-        out: folder to write; its name becomes the tokenizer's.
-        preset: name of a published autoencoder.
-        config_file: the model's config, YAML or JSON.
-        frame_size: side of the frames in pixels, if not the one of the preset or the config file.
+        checkpoint: File with an LDM or taming `VQModel`: a torch pickle or `.safetensors`.
+        out: Folder to write; its name becomes the tokenizer's.
+        preset: Name of a published autoencoder.
+        config_file: File with the model's config, YAML or JSON.
+        frame_size: Side of the frames in pixels, if not the one of the preset or the config file.
 
     Returns:
         The identity of the tokenizer that was written.
@@ -42,8 +45,10 @@ def import_tokenizer(
         ImportError: if torch is needed and missing.
         ValueError: if a file cannot be read or the weights do not fit; every mismatch is named.
     """
+    checkpoint, out = Path(checkpoint), Path(out)
+    config_file = Path(config_file) if config_file else None
     if preset and config_file:
-        raise ValueError("--preset and --config_file say the same; give one of them")
+        raise ValueError("preset and config_file state the same; give one of them")
     if (out / "config.json").exists():
         raise FileExistsError(f"{out} holds a tokenizer already; choose another folder")
     given = _given_config(preset, config_file)
@@ -69,6 +74,18 @@ def import_tokenizer(
         identity["sha256"],
     )
     return identity
+
+
+def holds_tokenizer(checkpoint: str | Path) -> bool:
+    """Whether a file of torch weights holds an autoencoder, by the names of its parameters.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: if torch is needed and missing.
+        ValueError: if the file cannot be read.
+    """
+    sections = read_torch_file(checkpoint).sections.values()
+    return any(name.startswith(_AUTOENCODER) for names in sections for name in names)
 
 
 def read_settings(path: Path) -> dict:
@@ -120,7 +137,5 @@ def _convert(weights: StateDict, config: VQGANConfig) -> dict:
         if found == config:
             raise
         name = vqgan_configs.preset_of(found)
-        hint = (
-            f"the weights look like --preset={name}" if name else f"the weights look like {found}"
-        )
+        hint = f"the weights look like preset {name}" if name else f"the weights look like {found}"
         raise ValueError(f"{mismatch}\n{hint}") from mismatch

@@ -18,7 +18,7 @@ from maskflow_jax.io import video_files
 from maskflow_jax.tokenizers.tokenizer import Tokenizer, save_tokenizer
 from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = VQGANConfig(
     frame_size=16,
     base_width=4,

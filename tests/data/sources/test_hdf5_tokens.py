@@ -9,18 +9,24 @@ import numpy as np
 import pytest
 from tiny import TOKENIZER
 
-from maskflow_jax.data.dataset import read_token_dataset
+from maskflow_jax.data.dataset import read_token_dataset, write_token_dataset
 from maskflow_jax.data.sources import hdf5_tokens
-from maskflow_jax.data.sources.hdf5_tokens import (
-    choose_held_out,
-    import_token_files,
-    infer_end,
-    read_token_file,
-)
+from maskflow_jax.data.sources.hdf5_tokens import HDF5Tokens, infer_end, read_token_file
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 LENGTHS = (5, 9, 4, 6, 7, 12)
+
+
+def import_token_files(
+    file, directory, *, min_frames=1, test_fraction=0.05, overwrite=False, **settings
+):
+    """Writes a dataset; number of videos by split."""
+    videos = HDF5Tokens(root=file, **settings).token_videos(
+        TOKENIZER, min_frames=min_frames, test_fraction=test_fraction
+    )
+    write_token_dataset(directory, videos, tokenizer=TOKENIZER, overwrite=overwrite)
+    return {split: len(read_token_dataset(directory, split)) for split in videos}
 
 
 def make_videos(lengths=LENGTHS, seed=0):
@@ -61,9 +67,7 @@ def contents(directory):
 def test_every_video_arrives_whole_in_one_split(tmp_path, end):
     videos = make_videos()
     path = write_file(tmp_path / "ffs.h5", videos, ranges_of(LENGTHS, end))
-    counts = import_token_files(
-        path, tmp_path / "data", tokenizer=TOKENIZER, fps=8.0, test_fraction=0.3
-    )
+    counts = import_token_files(path, tmp_path / "data", fps=8.0, test_fraction=0.3)
     written = contents(tmp_path / "data")
     assert sum(counts.values()) == len(written) == len(videos)
     for (split, name), video in written.items():
@@ -73,17 +77,15 @@ def test_every_video_arrives_whole_in_one_split(tmp_path, end):
     dataset = read_token_dataset(tmp_path / "data", "test")
     assert len(dataset) == counts["test"] >= 1
     assert dataset.tokenizer == TOKENIZER
-    source = dataset.metadata["source"]
-    assert source == {"name": "hdf5", "file": "ffs.h5", "fps": 8.0, "end": end, "test": 0.3}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "ffs.h5"]
 
 
-def test_a_video_stays_held_out_when_others_come_or_go(tmp_path):
+def test_a_video_keeps_its_split_when_others_come_or_go(tmp_path):
     videos = make_videos((4,) * 40)
     held = {}
     for name, part in (("all", videos), ("fewer", videos[::-1][:25])):
         path = write_file(tmp_path / f"{name}.h5", part)
-        arguments = {"tokenizer": TOKENIZER, "fps": 8.0, "test_fraction": 0.3}
+        arguments = {"fps": 8.0, "test_fraction": 0.3}
         import_token_files(path, tmp_path / name, **arguments)
         held[name] = {
             video["tokens"].tobytes(): split
@@ -101,7 +103,7 @@ def test_a_test_file_is_the_test_split(tmp_path, caplog):
             write_file(tmp_path / "test.h5", [*test, *train[:share]]),
         ]
         counts = import_token_files(
-            files[0], tmp_path / "d", tokenizer=TOKENIZER, fps=8, test_file=files[1], overwrite=True
+            files[0], tmp_path / "d", fps=8, test_file=files[1], overwrite=True
         )
         assert counts == {"train": len(train), "test": 2 + share}
         assert ("1 videos are both in" in caplog.text) is share
@@ -133,7 +135,7 @@ def test_ends_that_the_file_tells(ranges, total, end):
     ],
 )
 def test_ends_that_must_be_said(ranges, total, message):
-    with pytest.raises(ValueError, match=rf"f\.h5 does not tell.*{message}.*--end="):
+    with pytest.raises(ValueError, match=rf"f\.h5 does not tell.*{message}.*set end"):
         infer_end(np.array(ranges), total, "f.h5")
 
 
@@ -154,9 +156,7 @@ def test_all_that_is_wrong_with_videos_is_named_at_once(tmp_path):
     ranges = np.array([[0, 9], [7, 16], [16, 18], [20, 19], [27, 36], [30, 40], [-1, 3]])
     path = write_file(tmp_path / "f.h5", videos, ranges)
     with pytest.raises(ValueError, match=r"f\.h5 cannot be imported, with ranges' ends ex") as err:
-        import_token_files(
-            path, tmp_path / "d", tokenizer=TOKENIZER, fps=8, end="exclusive", min_frames=5
-        )
+        import_token_files(path, tmp_path / "d", fps=8, end="exclusive", min_frames=5)
     lines = str(err.value).splitlines()[1:]
     assert [line.strip() for line in lines] == [
         "videos that are not inside the file's 36 frames: 5 ([30, 40)), 6 ([-1, 3))",
@@ -232,7 +232,7 @@ def test_only_one_video_is_in_memory(tmp_path, monkeypatch):
         return tokens
 
     monkeypatch.setattr(hdf5_tokens, "_read", watched)
-    import_token_files(path, tmp_path / "d", tokenizer=TOKENIZER, fps=8, test_fraction=0.3)
+    import_token_files(path, tmp_path / "d", fps=8, test_fraction=0.3)
     assert sorted(longest) == sorted(2 * LENGTHS)
 
 
@@ -247,21 +247,15 @@ def test_a_write_that_fails_leaves_nothing_that_looks_complete(tmp_path, monkeyp
 
     monkeypatch.setattr(hdf5_tokens, "_read", failing)
     with pytest.raises(OSError, match="disk is gone"):
-        import_token_files(path, tmp_path / "d", tokenizer=TOKENIZER, fps=8)
+        import_token_files(path, tmp_path / "d", fps=8)
     assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
 
 
-@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])
-def test_shares_that_are_none(fraction):
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        choose_held_out(["0" * 64], fraction)
-
-
-def test_small_files_hold_out_one_video_but_never_all():
-    digests = ["f" * 64, "1" * 64, "2" * 64]
-    assert choose_held_out(digests, 1e-6).tolist() == [False, True, False]
-    with pytest.raises(ValueError, match="all 2 videos would be held out"):
-        choose_held_out(digests[1:], 0.9)
+def test_a_file_can_be_used_whole_for_training(tmp_path):
+    path = write_file(tmp_path / "f.h5", make_videos())
+    assert import_token_files(path, tmp_path / "d", fps=8, test_fraction=0) == {"train": 6}
+    with pytest.raises(ValueError, match=r"test_fraction is -0\.5"):
+        import_token_files(path, tmp_path / "d", fps=8, test_fraction=-0.5)
 
 
 def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch):
@@ -273,11 +267,25 @@ def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch):
 def test_the_program(tmp_path):
     tokens = np.random.default_rng(0).integers(0, 1024, (8, 5, 8, 8))
     path = write_file(tmp_path / "f.h5", list(tokens))
-    command = [sys.executable, "-m", "launch.import_hdf5", f"--file={path}", "--fps=8"]
-    command += ["--tokenizer=maze", f"--directory={tmp_path}/new", "--min_frames=4"]
+    command = [
+        sys.executable,
+        "-m",
+        "launch.prepare_data",
+        "--source=hdf5_tokens",
+        "--source_fps=8",
+    ]
+    command += [f"--input={path}", "--tokenizer=maze", f"--output={tmp_path}/new", "--min_frames=4"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "wrote 7 train and 1 test videos" in done.stderr
+    assert "train: 7 videos, 35 frames" in done.stderr and "test: 1 videos" in done.stderr
     assert "writing train: 100%" in done.stderr
+    again = subprocess.run([*command, "--fps=3"], cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 1 and "already holds a dataset" in again.stderr
+    command += ["--overwrite", "--fps=3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: the source holds tokens: fps cannot change them"
     dataset = read_token_dataset(tmp_path / "new", "train")
     assert dataset.tokenizer == Tokenizer.load("maze").identity
+    source = dataset.metadata["source"]
+    assert (source["name"], source["file"], source["fps"]) == ("hdf5_tokens", "f.h5", 8)

@@ -17,6 +17,9 @@ from maskflow_jax.data.sources import registry
 from maskflow_jax.data.sources.items import Item, describe, files_under, natural_key
 from maskflow_jax.data.sources.registry import make_source
 
+# The sources that read a folder of files.
+FOLDERS = [name for name in registry.SOURCES if name not in ("tfds", "hdf5_tokens", "my_way_home")]
+
 
 def read(source, item):
     timed = list(source.open(item))
@@ -52,7 +55,7 @@ def test_unknown_settings_are_named(tmp_path):
         make_source("video_files", {"root": tmp_path / "x"}).listing()
 
 
-@pytest.mark.parametrize("name", registry.SOURCES)
+@pytest.mark.parametrize("name", FOLDERS)
 def test_descriptions_are_json_without_the_folder(tmp_path, name):
     needed = {"fps": 5.0} if name in ("images", "arrays") else {}
     source = make_source(name, {"root": tmp_path, **needed})
@@ -141,6 +144,7 @@ def test_numpy_arrays(tmp_path):
     }
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array)
+    np.savez(tmp_path / "order.npz", np.asfortranarray(video))
     np.savez(tmp_path / "film.npz", film=video, mask=np.zeros((5, 9)), rate=3.0)
     np.savez(tmp_path / "two.npz", a=video, b=video[::-1])
     source = make_source("arrays", {"root": tmp_path, "fps": 4.0})
@@ -149,10 +153,11 @@ def test_numpy_arrays(tmp_path):
     expected = {"grey": grey, "one": grey, "four": video, "fortran": video}
     for name, frames in expected.items():
         np.testing.assert_array_equal(read(source, items[f"{name}.npy"])[0], frames)
+    np.testing.assert_array_equal(read(source, items["order.npz"])[0], video)
     frames, starts = read(source, items["film.npz"])
     np.testing.assert_array_equal(frames, video)
     assert starts == [0, 0.25, 0.5, 0.75, 1]
-    assert "2 arrays of video, it has a, b: name one with --array_key" in failure(
+    assert "2 arrays of video, it has a, b: set key to one of them" in failure(
         source, items["two.npz"]
     )
     keyed = make_source("arrays", {"root": tmp_path, "fps": 4.0, "key": "b"})
@@ -169,7 +174,6 @@ def test_bad_numpy_files(tmp_path):
     np.save(tmp_path / "flat.npy", video[0, 0])
     np.save(tmp_path / "none.npy", video[:0])
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
-    np.savez(tmp_path / "order.npz", np.asfortranarray(video))
     (tmp_path / "empty.npz").touch()
     (tmp_path / "text.npy").write_text("frames")
     with zipfile.ZipFile(tmp_path / "words.npz", "w") as archive:
@@ -188,7 +192,6 @@ def test_bad_numpy_files(tmp_path):
         "flat.npy": r"shape [16, 3]",
         "none.npy": "not empty",
         "objects.npy": "",
-        "order.npz": "ascontiguousarray",
         "empty.npz": "damaged or cut off",
         "text.npy": "",
         "words.npz": "it has nothing",
@@ -224,7 +227,7 @@ def test_ucf101(tmp_path):
     assert dict(source.listing().ignored)["A/v_A_g02_c01.avi"] == "in neither list"
     assert describe(source)["train_list"] == "trainlist01.txt"
     assert describe(source, frames_only=True) == {"name": "ucf101"}
-    with pytest.raises(ValueError, match="both --train_list and --test_list"):
+    with pytest.raises(ValueError, match="both train_list and test_list"):
         make_source("ucf101", {"root": root, "train_list": train})
     test.write_text("A/v_A_g01_c01.avi\n")
     with pytest.raises(ValueError, match="in both lists"):
@@ -275,7 +278,7 @@ def test_bad_images(tmp_path):
 
 class Films(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
-    pkg_dir_path = Path(__file__).parent  # else TFDS looks for it, which fails for tests
+    pkg_dir_path, url_infos = Path(__file__).parent, None  # TFDS cannot find them for a test
 
     def _info(self):
         features = {
@@ -318,7 +321,7 @@ def test_tfds_videos(tmp_path, file_format):
     ]
     digests = [outcome.facts["sha256"] for outcome in outcomes]
     assert digests[0] == digests[1] != digests[2]
-    with pytest.raises(ValueError, match=r"features clip, label.*--array_key"):
+    with pytest.raises(ValueError, match=r"features clip, label.*set key"):
         make_source("tfds", settings | {"key": "label"}).listing()
     with pytest.raises(FileNotFoundError, match="no dataset 'nowhere'"):
         make_source("tfds", settings | {"dataset": "nowhere"}).listing()
@@ -333,3 +336,34 @@ def test_a_damaged_example_fails_alone(error):
 
     *_, outcome = decode_item(Damaged(), Item(id="x"), FrameTransform(size=8), 8)
     assert outcome.failure
+
+
+def test_a_damaged_tfrecord_is_named(tmp_path):
+    pytest.importorskip("tensorflow")
+    Films(data_dir=tmp_path, file_format="tfrecord").download_and_prepare()
+    (shard,) = tmp_path.rglob("films-train*")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 0xFF
+    shard.write_bytes(data)
+    source = make_source("tfds", {"dataset": "films", "fps": 4.0, "root": tmp_path})
+    outcomes = [
+        list(decode_item(source, item, FrameTransform(size=8), 8))[-1]
+        for item in source.listing().items
+    ]
+    failures = {outcome.failure for outcome in outcomes if outcome.failure}
+    assert failures and all("cannot be read" in failure for failure in failures)
+    assert any(outcome.failure is None for outcome in outcomes)
+
+
+def test_a_list_that_names_a_pipe_fails_alone(tmp_path):
+    """Reading a pipe would wait for ever."""
+    (tmp_path / "A").mkdir()
+    os.mkfifo(tmp_path / "A" / "pipe.avi")
+    write_video(tmp_path / "A" / "good.avi", moving(3), codec="mpeg4")
+    train, test = tmp_path / "train.txt", tmp_path / "test.txt"
+    train.write_text("A/pipe.avi 1\n")
+    test.write_text("A/good.avi 1\n")
+    source = make_source("ucf101", {"root": tmp_path, "train_list": train, "test_list": test})
+    items = by_id(source)
+    assert "A/pipe.avi is no regular file" in failure(source, items["A/pipe.avi"])
+    assert failure(source, items["A/good.avi"]) is None

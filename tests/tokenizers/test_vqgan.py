@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from maskflow_jax.tokenizers import vqgan_torch
 from maskflow_jax.tokenizers.vqgan import VQGANConfig, abstract_vqgan, nearest_code
 
-REFERENCE = Path(__file__).parent / "reference"
+REFERENCE = Path(__file__).parents[1] / "reference"
 
 
 def ldm_config(reference) -> VQGANConfig:

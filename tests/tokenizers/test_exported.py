@@ -18,7 +18,7 @@ from maskflow_jax.tokenizers import exported
 from maskflow_jax.tokenizers.exporting import export_tokenizer
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 SIZES = {"frame_size": 64, "codebook_size": 128}
 
 
@@ -34,7 +34,7 @@ def vq():
 def folder(vq, tmp_path_factory):
     """The reference tokenizer, exported by the program."""
     folder = tmp_path_factory.mktemp("exported") / "mine"
-    command = [sys.executable, "-m", "launch.export_tokenizer", str(folder)]
+    command = [sys.executable, "-m", "launch.export_tokenizer", f"--out={folder}"]
     command += ["--module=torch_vq:make_reference", "--frame_size=64", "--codebook_size=128"]
     # The user's module lies in the current folder.
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(HERE.parent)}
@@ -71,7 +71,7 @@ def test_the_reference_as_a_program(folder, reference, vq):
 def test_it_does_what_the_original_does_and_what_the_import_does(folder, vq, tmp_path):
     import torch
 
-    from launch.importing_tokenizers import import_tokenizer
+    from maskflow_jax.tokenizers.importing import import_tokenizer
 
     tokenizer, original, frames = (
         Tokenizer.load(folder, batch_size=4),
@@ -171,7 +171,7 @@ def test_damaged_and_missing_files_are_named(folder, tmp_path):
 
 def test_an_encoder_that_leaves_the_codebook_is_named(folder, tmp_path):
     lying = copy(folder, tmp_path / "lying", codebook_size=3)
-    with pytest.raises(ValueError, match="not 0 to 2; export it with the right --codebook_size"):
+    with pytest.raises(ValueError, match="not 0 to 2; export it with the right codebook_size"):
         Tokenizer.load(lying).encode(frames_of(1))
 
 

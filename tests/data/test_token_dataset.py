@@ -113,7 +113,7 @@ def test_without_tensorflow_and_killed(tmp_path):
     target = tmp_path / "d"
     run = subprocess.run(
         [sys.executable, "-c", WITHOUT_TENSORFLOW, str(target), json.dumps(TOKENIZER)],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
     )
@@ -237,7 +237,7 @@ def test_reader_errors(tmp_path):
         read_token_dataset(tmp_path / "d", "train")
     records.write_bytes(whole)
     (tmp_path / "d" / "metadata.json").unlink()
-    with pytest.raises(ValueError, match="lacks tokenizer, frames, files"):
+    with pytest.raises(ValueError, match=r"metadata\.json is damaged or missing"):
         read_token_dataset(tmp_path / "d", "train")
 
 
@@ -254,3 +254,52 @@ def test_check_tokenizer():
         check_tokenizer(TOKENIZER, other, other_name="checkpoint")
     with pytest.raises(ValueError, match="grid differ"):
         check_tokenizer(TOKENIZER, {**TOKENIZER, "grid": [3, 2]}, other_name="checkpoint")
+
+
+SAME = """
+import json, sys
+import numpy as np
+from maskflow_jax.data.dataset import write_token_dataset
+videos = [(f"{i}", np.full((5, 2, 3), i), 8.0) for i in range(30)]
+write_token_dataset(sys.argv[1], {"train": videos}, tokenizer=json.loads(sys.argv[2]))
+"""
+
+
+def test_equal_videos_make_equal_bytes(tmp_path):
+    """In processes of their own, as the order of a protobuf's fields may differ between them."""
+    made = []
+    for name in ("a", "b", "c"):
+        command = [sys.executable, "-c", SAME, str(tmp_path / name), json.dumps(TOKENIZER)]
+        subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True)
+        made.append({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()})
+    assert made[0] == made[1] == made[2]
+
+
+def test_a_dataset_may_have_no_test_split(tmp_path):
+    write(tmp_path / "d")
+    assert len(read_token_dataset(tmp_path / "d", "train")) == 2
+    with pytest.raises(ValueError, match=r"no split 'test'.*\['train'\]"):
+        read_token_dataset(tmp_path / "d", "test")
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "metadata.json"])
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"splits": 3, "frames": 1}', "\xff"])
+def test_a_damaged_description_names_its_file(tmp_path, name, damage):
+    write(tmp_path / "d")
+    (tmp_path / "d" / name).write_text(damage, "latin-1")
+    with pytest.raises(ValueError, match=name):
+        read_token_dataset(tmp_path / "d", "train")
+
+
+def test_a_damaged_record_names_its_shard(tmp_path):
+    write(tmp_path / "d", [video(i, frames=4) for i in range(600)])
+    videos = read_token_dataset(tmp_path / "d", "train")
+    shard = tmp_path / "d" / videos._files[1]
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 0xFF
+    shard.write_bytes(data)
+    videos = read_token_dataset(tmp_path / "d", "train")
+    assert_same(videos[511], video(511, frames=4))
+    message = rf"{videos._files[1]} is damaged at video 512 of split 'train'.*copy the dataset"
+    with pytest.raises(ValueError, match=message):
+        videos[512]

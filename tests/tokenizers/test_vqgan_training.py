@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maskflow_jax.tokenizers.psnr import psnr
 from maskflow_jax.tokenizers.vqgan import VQGANConfig
 from maskflow_jax.tokenizers.vqgan_training import (
     VQTrainingConfig,
     VQTrainState,
     build,
     kmeans,
-    psnr,
     update_codebook,
 )
 
@@ -66,8 +66,8 @@ def test_kmeans_finds_separate_clusters():
 
 
 def test_psnr_is_over_the_range_of_two():
-    assert float(psnr(jnp.array(4.0))) == 0
-    assert float(psnr(jnp.array(0.04))) == pytest.approx(20, abs=1e-4)
+    assert float(psnr(jnp.array(4.0), value_range=2.0)) == 0
+    assert float(psnr(jnp.array(0.04), value_range=2.0)) == pytest.approx(20, abs=1e-4)
 
 
 def test_training_learns_to_reconstruct_through_the_codebook():

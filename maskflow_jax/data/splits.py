@@ -14,8 +14,9 @@ from absl import logging
 def choose_splits(records: Iterable[Mapping[str, Any]], test_fraction: float) -> dict[str, str]:
     """Assigns each content to a split.
 
-    Where all digests of a few videos are above the fraction, the video with the smallest becomes
-    the test split, with a warning: its split may change when videos are added.
+    A single video is for training. Where all digests of a few videos are above the fraction, the
+    video with the smallest becomes the test split, with a warning: its split may change when videos
+    are added.
 
     Args:
         records: Records of the written items, with `id`, `sha256` and `split` (None where the
@@ -40,6 +41,9 @@ def choose_splits(records: Iterable[Mapping[str, Any]], test_fraction: float) ->
             logging.warning("the content of %s is in both splits: used for testing", record["id"])
             splits[content] = "test"
     by_digest = sorted(undecided - splits.keys())
+    if len(by_digest) == 1 and not splits and test_fraction < 1:
+        logging.warning("there is one video only: it is for training, with no test split")
+        return {by_digest[0]: "train"}
     splits |= {c: "test" if as_number(c) < test_fraction else "train" for c in by_digest}
     if test_fraction and by_digest and "test" not in splits.values():
         smallest = as_number(by_digest[0])

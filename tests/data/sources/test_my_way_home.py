@@ -245,7 +245,7 @@ def test_bad_settings_name_the_fix(changes, message):
 
 def test_missing_vizdoom_names_the_fix(monkeypatch):
     monkeypatch.setitem(sys.modules, "vizdoom", None)
-    with pytest.raises(ImportError, match=r"pip install -e '\.\[maze\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'maskflow_jax\[maze\]'"):
         next(my_way_home.maze_videos(CONFIG))
 
 

@@ -15,13 +15,13 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 from test_vqgan import ldm_config
 
-from launch.importing_tokenizers import import_tokenizer
 from maskflow_jax.tokenizers import vqgan_configs
+from maskflow_jax.tokenizers.importing import import_tokenizer
 from maskflow_jax.tokenizers.tokenizer import Tokenizer, unflatten_parameters
 from maskflow_jax.tokenizers.vqgan import VQGANConfig, abstract_vqgan, parameter_count
 from maskflow_jax.tokenizers.vqgan_torch import autoencoder_weights, from_torch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "tests" / "reference"
 CHECKPOINT = REFERENCE / "vq_f8_tiny.safetensors"
 # Presets at their published sizes; latent diffusion's logs have 55.3 M for its vq-f4.
@@ -57,7 +57,9 @@ def shapes_of(config: VQGANConfig) -> dict[str, np.ndarray]:
 
 def run(*arguments):
     """Calls the program."""
-    command = [sys.executable, "-m", "launch.import_tokenizer", *map(str, arguments)]
+    checkpoint, out, *flags = map(str, arguments)
+    command = [sys.executable, "-m", "launch.import_weights", f"--checkpoint={checkpoint}"]
+    command += [f"--out={out}", *flags]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
@@ -146,7 +148,7 @@ def test_presets_keep_their_name_at_other_sizes(name):
 
 
 def test_weights_that_do_not_tell_their_size(tmp_path):
-    with pytest.raises(ValueError, match=r"(?s)of no preset.*--frame_size, a multiple of 8"):
+    with pytest.raises(ValueError, match=r"(?s)of no preset.*frame_size, a multiple of 8"):
         import_tokenizer(CHECKPOINT, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
