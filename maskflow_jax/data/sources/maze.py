@@ -37,7 +37,7 @@ class MazeSettings:
         first_video: Index of the first video, to render a set in parts.
         frame_size: Side of the square frames in pixels, 64 or 128.
         rooms: Number of rooms along each side of a maze, 2 to 20.
-        colours: Smallest and largest number of wall colours in a maze, 1 to 10.
+        colours: Smallest and largest number of wall colours in a maze, 1 to 8.
         frames_per_cell: Steps in which a block of the maze is crossed on a straight line, 1 to 64:
             the speed. A block is 128 map units.
         frames_per_turn: Steps of a quarter circle, 1 to 90: the turn rate.
@@ -57,7 +57,7 @@ class MazeSettings:
     colours: tuple[int, int] = (4, 6)
     frames_per_cell: int = 4
     frames_per_turn: int = 6
-    light: int = 255
+    light: int = 224
     textures: str = "checker"
 
     def __post_init__(self):

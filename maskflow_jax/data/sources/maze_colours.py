@@ -25,22 +25,20 @@ _RGB = {
     "turquoise": (38, 188, 172),
     "azure": (66, 110, 232),
     "violet": (138, 76, 206),
-    "pink": (238, 112, 182),
-    "brown": (142, 92, 52),
     "white": (232, 232, 226),
     "floor": (128, 124, 118),
     "ceiling": (148, 184, 222),
 }
-_NUM_SHADES = 21
+_NUM_SHADES = 25
 _DARKEST = 0.2  # brightness of the last shade relative to the first
 _FIRST = 1  # the engine takes colour 0 of a texture for a hole
 _NUM_LIGHT_LEVELS = 32
 
-_WALL_SHADE, _EDGE_SHADE, _BASE_SHADE = 0, 5, 7
+_WALL_SHADE, _EDGE_SHADE, _BASE_SHADE = 0, 5, 8
 _EDGE_WIDTH, _BASE_HEIGHT = 4, 8
-_FLOOR_SHADES = (1, 4)
-_PLAIN_FLOOR_SHADE = 2
-_TILE = 64
+_FLOOR_SHADES = (1, 5)
+_PLAIN_FLOOR_SHADE = 3
+_TILE = 128  # map units: as large as a block of the maze
 
 
 def texture_name(colour: int) -> str:

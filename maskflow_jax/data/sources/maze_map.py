@@ -23,8 +23,6 @@ WALL_COLOURS = (
     "turquoise",
     "azure",
     "violet",
-    "pink",
-    "brown",
     "white",
 )
 _EXTRA_PASSAGES = 0.1  # of the walls between rooms that are left after dead ends are removed
