@@ -1,11 +1,11 @@
 r"""DMLab as in the paper: Latte-B/2 on 32x32 tokens of 256x256 frames, windows of 36.
 
     python -m launch.import_hdf5 --file=dmlab_train_indices.h5 --fps=15 \
-        --codec=tokenizers/sd_vq_f8 --directory=data/dmlab --min_frames=36
+        --tokenizer=tokenizers/vq_f8 --directory=data/dmlab --min_frames=36
     python -m launch.train --config=configs/dmlab.py --workdir=runs/dmlab
     python -m launch.sample --workdir=runs/dmlab --length=180
 
-`tokenizers/sd_vq_f8` is the SD-VQ-f8 tokenizer as a codec's directory. The dataset comes from the
+`tokenizers/vq_f8` is the SD-VQ-f8 tokenizer as a tokenizer's directory. The dataset comes from the
 published token file or from videos; both carry the tokenizer's identity, which is checked. The
 frame rate decides how fast samples play, and how fast a video file is read as their context.
 
@@ -47,7 +47,7 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     config.data.directory = "data/dmlab"
-    config.data.codec = "tokenizers/sd_vq_f8"
+    config.data.tokenizer = "tokenizers/vq_f8"
     config.data.clip_frames = 36
     config.data.batch_size = 12  # over all devices
     config.data.num_workers = 0

@@ -1,11 +1,11 @@
 r"""FaceForensics as in the paper: Latte-XL/2 on 32x32 tokens of 256x256 frames, windows of 16.
 
     python -m launch.import_hdf5 --file=faceforensics_train_indices.h5 --fps=8 \
-        --codec=tokenizers/sd_vq_f8 --directory=data/faceforensics --min_frames=16
+        --tokenizer=tokenizers/vq_f8 --directory=data/faceforensics --min_frames=16
     python -m launch.train --config=configs/faceforensics.py --workdir=runs/faceforensics
     python -m launch.sample --workdir=runs/faceforensics --length=160
 
-`tokenizers/sd_vq_f8` is the SD-VQ-f8 tokenizer as a codec's directory. The dataset comes from the
+`tokenizers/vq_f8` is the SD-VQ-f8 tokenizer as a tokenizer's directory. The dataset comes from the
 published token file or from videos; both carry the tokenizer's identity, which is checked.
 
 Windows of k = 16 frames, m = 2 of context, stride s = k - m = 14 (full sequence); for the paper's
@@ -47,7 +47,7 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     config.data.directory = "data/faceforensics"
-    config.data.codec = "tokenizers/sd_vq_f8"
+    config.data.tokenizer = "tokenizers/vq_f8"
     config.data.clip_frames = 16
     config.data.batch_size = 16  # over all devices
     config.data.num_workers = 0

@@ -28,7 +28,7 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
 
     config.data = ml_collections.ConfigDict()
     config.data.directory = "data/maze"
-    config.data.codec = "maze"
+    config.data.tokenizer = "maze"
     config.data.clip_frames = 16
     config.data.batch_size = 32
     config.data.num_workers = 0

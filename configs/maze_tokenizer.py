@@ -2,7 +2,7 @@
 
     python -m launch.train_tokenizer --config=configs/maze_tokenizer.py --workdir=runs/tokenizer
 
-Made the tokenizer that ships with the package (`--codec maze`); README.md has its figures.
+Made the tokenizer that ships with the package (`--tokenizer maze`); README.md has its figures.
 """
 
 import ml_collections

@@ -19,7 +19,7 @@ from launch.rollouts import load_run
 from launch.startup import start
 from maskflow_jax.data.dataset import check_tokenizer, read_token_dataset
 from maskflow_jax.evaluation.token_statistics import code_groups
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the trained run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Result files, without suffix.", required=True)
@@ -30,7 +30,7 @@ _FACTORS = flags.DEFINE_list("factors", ["1", "2", "5"], "Lengths, in training w
 _NUM_VIDEOS = flags.DEFINE_integer("num_videos", 16, "Videos continued, all at a time.")
 _GROUPS = flags.DEFINE_integer("groups", 16, "Groups of codes that pairs are counted over.")
 _DATASET = flags.DEFINE_string("dataset", None, "Dataset directory, if it has moved.")
-_CODEC = flags.DEFINE_string("codec", None, "Tokenizer, if it has moved.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Tokenizer, if it has moved.")
 
 
 def main(_) -> None:
@@ -40,12 +40,12 @@ def main(_) -> None:
     run = load_run(Path(_WORKDIR.value))
     videos = read_token_dataset(_DATASET.value or run.config["data"]["directory"], "test")
     check_tokenizer(videos.tokenizer, run.config["tokenizer"], other_name="trained model")
-    codec = Codec.load(_CODEC.value or run.config["data"]["codec"])
-    check_tokenizer(codec.identity, run.config["tokenizer"], other_name="trained model")
+    tokenizer = Tokenizer.load(_TOKENIZER.value or run.config["data"]["tokenizer"])
+    check_tokenizer(tokenizer.identity, run.config["tokenizer"], other_name="trained model")
     arena = Arena(
         run,
         videos,
-        code_groups(codec.codebook, _GROUPS.value),
+        code_groups(tokenizer.codebook, _GROUPS.value),
         _NUM_VIDEOS.value,
         tuple(int(factor) for factor in _FACTORS.value),
     )

@@ -8,7 +8,7 @@ from absl import logging
 from launch.rollouts import Run
 from maskflow_jax.data.dataset import check_tokenizer, read_token_dataset
 from maskflow_jax.io import video_files
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
 
 def frames_per_second(run: Run, directory: str | None) -> float:
@@ -51,7 +51,7 @@ def contexts_from_dataset(run: Run, split: str, count: int, frames: int, directo
 
 
 def contexts_from_file(
-    path: Path, codec: Codec, count: int, frames: int, fps: float, *, first: bool = False
+    path: Path, tokenizer: Tokenizer, count: int, frames: int, fps: float, *, first: bool = False
 ):
     """Reads the last frames of a video file, for `count` different continuations of it.
 
@@ -59,7 +59,7 @@ def contexts_from_file(
 
     Args:
         path: video file.
-        codec: encodes it.
+        tokenizer: encodes it.
         count: number of continuations.
         frames: frames to read.
         fps: frames per second that the model was trained on.
@@ -82,5 +82,5 @@ def contexts_from_file(
         )
     end, seconds = ("first" if first else "last"), (picked[-1] - picked[0] + 1) / file_fps
     logging.info("context: the %s %.2f s of %s", end, seconds, path)
-    square = video_files.square_frames(pixels[picked], codec.config.frame_size)
-    return np.repeat(codec.encode(square)[None], count, axis=0), fps
+    square = video_files.square_frames(pixels[picked], tokenizer.config.frame_size)
+    return np.repeat(tokenizer.encode(square)[None], count, axis=0), fps

@@ -25,7 +25,7 @@ from launch.training import train_from_config
 from maskflow_jax.data.dataset import read_token_dataset
 from maskflow_jax.sampling.rollout import Plan
 from maskflow_jax.sampling.samplers import SamplerConfig, plan_rollout
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
 _SMOKE = flags.DEFINE_bool("smoke", False, "Seconds of training instead of minutes.")
 _OUT = flags.DEFINE_string("out", "demo_output", "Folder of the results.")
@@ -96,8 +96,8 @@ def main(_) -> None:
         raise SystemExit("the demo was stopped while training; start it again")
     videos = read_token_dataset(out / "data", "test")
     tokens, plan, rates = timed("roll out", roll_out, out / "run", videos)
-    codec = Codec.load(settings["data"]["codec"])
-    timed("decode and write", demo_report.write_videos, out, tokens, videos, plan, codec)
+    tokenizer = Tokenizer.load(settings["data"]["tokenizer"])
+    timed("decode and write", demo_report.write_videos, out, tokens, videos, plan, tokenizer)
     demo_report.write_summary(out, plan, rates, seconds, NUM_VIDEOS)
 
 

@@ -13,7 +13,7 @@ from maskflow_jax.data.pipeline import eval_clips
 from maskflow_jax.evaluation import baselines
 from maskflow_jax.io import video_files
 from maskflow_jax.sampling.rollout import Plan
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 from maskflow_jax.training.trainer import read_config
 
 STRIP_FRAMES = 16  # columns of the strip: the context, then frames spread over the video
@@ -48,11 +48,11 @@ for each video; the first {context} frames are given. strip.png: those frames ha
 
 
 def write_videos(
-    out: Path, tokens: np.ndarray, videos: TokenVideos, plan: Plan, codec: Codec
+    out: Path, tokens: np.ndarray, videos: TokenVideos, plan: Plan, tokenizer: Tokenizer
 ) -> None:
     """Writes demo.mp4, demo.gif and strip.png from generated tokens [B, L, h, w]."""
-    generated = [codec.decode(video) for video in tokens]
-    real = [codec.decode(videos[i]["tokens"][: plan.video_length]) for i in range(len(tokens))]
+    generated = [tokenizer.decode(video) for video in tokens]
+    real = [tokenizer.decode(videos[i]["tokens"][: plan.video_length]) for i in range(len(tokens))]
     rows = [video_files.side_by_side(pair, gap=4) for pair in zip(generated, real, strict=True)]
     fps = videos[0]["fps"]
     video_files.write_mp4(out / "demo.mp4", np.concatenate(rows, axis=1), fps, upscale=3)

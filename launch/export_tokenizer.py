@@ -18,8 +18,8 @@ a pair of such functions or modules. A few lines of your own turn any tokenizer 
         def decode(self, tokens):
             return self.model.decoder(self.model.codes(tokens))
 
-What is written is loaded again and compared with the original. The result goes wherever a codec
-goes (`--codec=tokenizers/mine`) and needs `pip install ".[torch]"` there. It is code: share and
+What is written is loaded again and compared with the original. The result goes wherever a tokenizer
+goes (`--tokenizer=tokenizers/mine`) and needs `pip install ".[torch]"` there. It is code: share and
 load it as you would a script.
 """
 
@@ -57,14 +57,14 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError("give one argument: the folder to write")
     start()
-    codec = export_tokenizer(
+    tokenizer = export_tokenizer(
         make_tokenizer(_MODULE.value),
         argv[1],
         frame_size=_FRAME_SIZE.value,
         codebook_size=_CODEBOOK_SIZE.value,
         batch_size=_BATCH_SIZE.value,
     )
-    logging.info("wrote %s: %s", argv[1], codec.identity)
+    logging.info("wrote %s: %s", argv[1], tokenizer.identity)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 r"""Imports published token files (HDF5) as a dataset of tokens.
 
     python -m launch.import_hdf5 --file=faceforensics_train_indices.h5 --fps=8 \
-        --codec=tokenizers/sd_vq_f8 --directory=data/faceforensics --min_frames=16
+        --tokenizer=tokenizers/vq_f8 --directory=data/faceforensics --min_frames=16
 
 Needs h5py (`pip install ".[hdf5]"`). Every video is checked before anything is written.
 """
@@ -10,12 +10,15 @@ from absl import app, flags, logging
 
 from launch.startup import start
 from maskflow_jax.data.sources import hdf5_tokens
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
 _FILE = flags.DEFINE_string("file", None, "HDF5 file.", required=True)
 _DIRECTORY = flags.DEFINE_string("directory", None, "Dataset to write.", required=True)
-_CODEC = flags.DEFINE_string(
-    "codec", None, "The tokenizer that made the tokens; its identity is recorded.", required=True
+_TOKENIZER = flags.DEFINE_string(
+    "tokenizer",
+    None,
+    "The tokenizer that made the tokens; its identity is recorded.",
+    required=True,
 )
 _FPS = flags.DEFINE_float("fps", None, "Frames per second of the videos.", required=True)
 _TEST_FILE = flags.DEFINE_string("test_file", None, "HDF5 file of the held-out videos.")
@@ -35,7 +38,7 @@ def main(_) -> None:
     counts = hdf5_tokens.import_token_files(
         _FILE.value,
         _DIRECTORY.value,
-        tokenizer=Codec.load(_CODEC.value).identity,
+        tokenizer=Tokenizer.load(_TOKENIZER.value).identity,
         fps=_FPS.value,
         test_file=_TEST_FILE.value,
         test_fraction=_TEST_FRACTION.value,

@@ -1,12 +1,12 @@
 r"""Turns a published VQ autoencoder of torch into a tokenizer of this project.
 
-    python -m launch.import_tokenizer vq-f8.ckpt tokenizers/sd_vq_f8
+    python -m launch.import_tokenizer vq-f8.ckpt tokenizers/vq_f8
 
 takes checkpoints of latent-diffusion and taming-transformers: torch's pickles
 (`pip install ".[torch]"`) and .safetensors (needs no torch). Nothing but tensors and plain values
 is unpickled. The weights tell what they are; where they do not, say it:
 
-    python -m launch.import_tokenizer vq-f8.ckpt tokenizers/sd_vq_f8 --preset=ldm-vq-f8
+    python -m launch.import_tokenizer vq-f8.ckpt tokenizers/vq_f8 --preset=ldm-vq-f8
     python -m launch.import_tokenizer mine.ckpt tokenizers/mine --config_file=mine/config.yaml
     python -m launch.import_tokenizer mine.safetensors tokenizers/mine --frame_size=128
 """

@@ -10,7 +10,7 @@ from maskflow_jax.io.torch_files import StateDict, TorchFile, read_torch_file, w
 from maskflow_jax.models import latte_torch
 from maskflow_jax.models.latte import LatteConfig
 from maskflow_jax.parallel import sharding
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 from maskflow_jax.training import trainer
 from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -22,7 +22,7 @@ def import_checkpoint(
     settings: dict,
     workdir: Path,
     *,
-    codec: str | None = None,
+    tokenizer: str | None = None,
     keep_step: bool = False,
 ) -> None:
     """Turns a file of torch weights into a run that can be sampled and trained on.
@@ -34,19 +34,19 @@ def import_checkpoint(
         checkpoint: the file.
         settings: an experiment file's sections as a plain dict.
         workdir: folder of the new run.
-        codec: the tokenizer that the model's tokens come from; by default the dataset tells.
+        tokenizer: tokenizer of the tokens; by default the dataset tells.
         keep_step: start from the file's `train_steps`, not from 0.
 
     Raises:
         FileExistsError: if the folder has checkpoints already.
-        FileNotFoundError: if the file, the codec or the dataset is missing.
+        FileNotFoundError: if the file, the tokenizer or the dataset is missing.
         ImportError: if torch is needed and missing.
         ValueError: if the file cannot be read or does not fit the settings.
         CheckpointError: if the run could not be written.
     """
     if any((workdir / "checkpoints").glob("[0-9]*")):
         raise FileExistsError(f"{workdir} has checkpoints already; choose another --workdir")
-    config = _resolve(settings, codec)
+    config = _resolve(settings, tokenizer)
     latte = trainer.make_latte_config(config)
     optimizer = make_optimizer(OptimizerConfig(**config["optimizer"]))
     file = read_torch_file(checkpoint)
@@ -101,18 +101,18 @@ def export_checkpoint(workdir: Path, out: Path) -> None:
     logging.info("exported step %d of %s to %s", step, workdir, out)
 
 
-def _resolve(settings: dict, codec: str | None) -> dict:
-    """The resolved config, checked; its tokenizer is the codec's, or else the dataset's."""
+def _resolve(settings: dict, tokenizer: str | None) -> dict:
+    """The resolved config, checked; its tokenizer is the given one, or else the dataset's."""
     directory = settings["data"]["directory"]
-    if codec is not None:
-        settings = {**settings, "data": {**settings["data"], "codec": codec}}
-        tokenizer = Codec.load(codec).identity
+    if tokenizer is not None:
+        settings = {**settings, "data": {**settings["data"], "tokenizer": tokenizer}}
+        tokenizer = Tokenizer.load(tokenizer).identity
     else:
         try:
             tokenizer = read_token_dataset(directory, "train").tokenizer
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"no dataset at {directory} to take the tokenizer's identity from; pass --codec"
+                f"no dataset at {directory} to take the tokenizer's identity from; pass --tokenizer"
             ) from error
     config = trainer.resolve(settings, tokenizer)
     trainer.check_config(config)
@@ -139,8 +139,8 @@ def _convert(state_dict: StateDict, latte: LatteConfig, checkpoint: Path) -> dic
         return latte_torch.from_torch(state_dict, latte)
     except ValueError as error:
         raise ValueError(
-            f"{checkpoint}: {error}\nset config.model to the checkpoint's sizes, or take the codec "
-            "that its tokens come from"
+            f"{checkpoint}: {error}\nset config.model to the checkpoint's sizes, or take the "
+            "tokenizer that its tokens come from"
         ) from error
 
 
@@ -151,7 +151,7 @@ def _check_window(state_dict: StateDict, config: dict) -> None:
     if [side, side] != list(grid):
         raise ValueError(
             f"the checkpoint is for {side}x{side} tokens, the tokenizer makes {grid[0]}x{grid[1]}; "
-            "take the codec that its tokens come from"
+            "take the tokenizer that its tokens come from"
         )
     if frames not in (None, config["data"]["clip_frames"]):
         logging.warning(

@@ -1,4 +1,4 @@
-"""Published VQ autoencoders of torch as codecs of this project."""
+"""Published VQ autoencoders of torch as tokenizers of this project."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from absl import logging
 
 from maskflow_jax.io.torch_files import StateDict, read_torch_file
 from maskflow_jax.tokenizers import vqgan_configs
-from maskflow_jax.tokenizers.tokenizer import Codec, save_tokenizer
+from maskflow_jax.tokenizers.tokenizer import Tokenizer, save_tokenizer
 from maskflow_jax.tokenizers.vqgan import VQGANConfig, parameter_count
 from maskflow_jax.tokenizers.vqgan_torch import autoencoder_weights, from_torch
 
@@ -22,22 +22,22 @@ def import_tokenizer(
     config_file: Path | None = None,
     frame_size: int | None = None,
 ) -> dict[str, Any]:
-    """Turns a file of torch weights into a codec's folder.
+    """Turns a file of torch weights into a tokenizer's folder.
 
     Without a preset and a config file the weights tell what they are.
 
     Args:
         checkpoint: an LDM or taming `VQModel`: a torch pickle or `.safetensors`.
-        out: folder to write; its name becomes the codec's.
+        out: folder to write; its name becomes the tokenizer's.
         preset: name of a published autoencoder.
         config_file: the model's config, YAML or JSON.
         frame_size: side of the frames in pixels, if not the one of the preset or the config file.
 
     Returns:
-        The identity of the codec that was written.
+        The identity of the tokenizer that was written.
 
     Raises:
-        FileExistsError: if the folder holds a codec already.
+        FileExistsError: if the folder holds a tokenizer already.
         FileNotFoundError: if a file is missing.
         ImportError: if torch is needed and missing.
         ValueError: if a file cannot be read or the weights do not fit; every mismatch is named.
@@ -54,7 +54,7 @@ def import_tokenizer(
         config = vqgan_configs.at_frame_size(given, frame_size or given.frame_size)
     params = _convert(weights, config)
     save_tokenizer(out, config, params)
-    identity = Codec.load(out).identity
+    identity = Tokenizer.load(out).identity
     for reason, count in ignored.items():
         logging.info("ignored %d arrays: %s", count, reason)
     logging.info(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from maskflow_jax.io import video_files
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
 MIN_SHOWN_SIDE = 256  # smaller frames are enlarged by a whole factor
 
@@ -21,7 +21,7 @@ def is_complete(stem: Path) -> bool:
 
 
 def write_sample(
-    stem: Path, tokens: np.ndarray, codec: Codec, *, fps: float, known: np.ndarray
+    stem: Path, tokens: np.ndarray, tokenizer: Tokenizer, *, fps: float, known: np.ndarray
 ) -> None:
     """Writes `stem`.mp4, .gif and .npz of one video.
 
@@ -31,12 +31,12 @@ def write_sample(
     Args:
         stem: path without suffix.
         tokens: int [F, h, w].
-        codec: decodes them.
+        tokenizer: decodes them.
         fps: frames per second.
         known: bool [F, h, w], which tokens were given; stored beside the tokens.
     """
-    frames = codec.decode(tokens)
-    upscale = upscale_for(codec.config.frame_size)
+    frames = tokenizer.decode(tokens)
+    upscale = upscale_for(tokenizer.config.frame_size)
     video_files.write_mp4(stem.with_suffix(".mp4"), frames, fps, upscale=upscale)
     video_files.write_gif(stem.with_suffix(".gif"), frames, fps, upscale=upscale)
     part = stem.with_name(f".{stem.name}.part.npz")  # hidden from who looks for samples
@@ -45,6 +45,6 @@ def write_sample(
         tokens=tokens.astype(np.int32),
         fps=fps,
         known=known,
-        tokenizer=codec.identity["sha256"],
+        tokenizer=tokenizer.identity["sha256"],
     )
     part.replace(stem.with_suffix(".npz"))

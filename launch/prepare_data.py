@@ -1,7 +1,7 @@
 r"""Turns videos into a dataset of tokens that `launch.train` takes.
 
-    python -m launch.prepare_data --input=my_videos --output=data/mine --codec=tokenizers/sd_vq_f8 \
-        --fps=8
+    python -m launch.prepare_data --input=my_videos --output=data/mine \
+        --tokenizer=tokenizers/vq_f8 --fps=8
 
 The dataset is in OUTPUT, with `manifest.jsonl`, a line for every file. What is done so far lies in
 OUTPUT.work: the same command started again goes on from there, whatever stopped it. On several
@@ -17,7 +17,7 @@ _FILES = ("video_files", "images", "arrays")
 _SOURCES = (*_FILES, "faceforensics", "dmlab", "ucf101", "tfds")
 flags.DEFINE_string("input", None, "Folder; for tfds a name.", required=True)
 flags.DEFINE_string("output", None, "Dataset to write.", required=True)
-flags.DEFINE_string("codec", None, "Tokenizer: a directory or a name.", required=True)
+flags.DEFINE_string("tokenizer", None, "Tokenizer: a directory or a name.", required=True)
 flags.DEFINE_enum("source", "video_files", _SOURCES, "What the input is.")
 # Of the source.
 flags.DEFINE_float("source_fps", None, "Frames per second of images and arrays.")

@@ -23,7 +23,7 @@ from maskflow_jax.data.preparation.run import Encoder, Preparation, in_shard, pr
 from maskflow_jax.data.preparation.work_directory import WorkDirectory
 from maskflow_jax.data.sources.items import Listing
 from maskflow_jax.data.sources.registry import make_source
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
 DEFAULT_MIN_FRAMES = 16  # the training window of the configs
 _SOURCE_FLAGS = {
@@ -85,7 +85,7 @@ def run(values: Mapping[str, Any]) -> int:
         summary = prepare_shard(preparation, encoder, shard, workers=workers)
     else:
         make = functools.partial(
-            load_encoder, {name: values.get(name) for name in ("codec", *_ENCODER_FLAGS)}
+            load_encoder, {name: values.get(name) for name in ("tokenizer", *_ENCODER_FLAGS)}
         )
         beam = {"beam": values["beam"], "make_encoder": make}
         summary = prepare(preparation, encoder, workers=workers, **beam, **options)
@@ -116,7 +116,7 @@ def check_flags(values: Mapping[str, Any]) -> tuple[int, int] | None:
 def load_encoder(values: Mapping[str, Any]) -> Encoder:
     """The tokenizer that flags name."""
     given = {n: values[n] for n in _ENCODER_FLAGS if values.get(n) is not None}
-    return Codec.load(values["codec"], **given)
+    return Tokenizer.load(values["tokenizer"], **given)
 
 
 def make_preparation(encoder: Encoder, values: Mapping[str, Any]) -> Preparation:

@@ -10,7 +10,7 @@ from launch.rollouts import extend, make_chunk_sampler
 from maskflow_jax.data.dataset import TokenVideos, check_tokenizer
 from maskflow_jax.io import video_files
 from maskflow_jax.sampling.samplers import SamplerConfig, plan_rollout
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 from maskflow_jax.training.loop import Hook
 from maskflow_jax.training.metrics import MetricWriter
 from maskflow_jax.training.trainer import check_settings
@@ -38,11 +38,13 @@ def preview_hook(
         `hook(step, state)`.
 
     Raises:
-        ValueError: if the config's codec is not the one that made the dataset, or its rollout is
-            impossible.
+        ValueError: if the config's tokenizer is not the one that made the dataset, or its
+            rollout is impossible.
     """
-    codec = Codec.load(config["data"]["codec"])
-    check_tokenizer(videos.tokenizer, codec.identity, other_name="config's codec (data.codec)")
+    tokenizer = Tokenizer.load(config["data"]["tokenizer"])
+    check_tokenizer(
+        videos.tokenizer, tokenizer.identity, other_name="config's tokenizer (data.tokenizer)"
+    )
     sampling, clip_frames = config["sampling"], config["data"]["clip_frames"]
     check_settings("sampling.sampler", SamplerConfig, sampling["sampler"])
     sampler = SamplerConfig(**sampling["sampler"])
@@ -57,7 +59,7 @@ def preview_hook(
     chosen = [videos[index] for index in range(min(PREVIEW_VIDEOS, len(videos)))]
     context = np.stack([video["tokens"][:context_frames] for video in chosen]).astype(np.int32)
     shown = min(plan.video_length, *(len(video["tokens"]) for video in chosen))
-    real = [codec.decode(video["tokens"][:shown]) for video in chosen]
+    real = [tokenizer.decode(video["tokens"][:shown]) for video in chosen]
 
     def hook(step: int, state: dict) -> None:
         # Every process samples the same videos, because the parameters may be spread over all.
@@ -72,7 +74,7 @@ def preview_hook(
         tokens = np.concatenate(list(chunks), axis=1)
         if jax.process_index() != 0:
             return
-        generated = [codec.decode(video) for video in tokens]
+        generated = [tokenizer.decode(video) for video in tokens]
         rows = [
             video_files.side_by_side([sample[:shown], truth])
             for sample, truth in zip(generated, real, strict=True)

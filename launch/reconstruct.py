@@ -1,7 +1,7 @@
 r"""Reports what a tokenizer keeps of videos: PSNR, SSIM, codes used, and real | reconstructed.
 
-    python -m launch.reconstruct --codec=tokenizers/sd_vq_f8 --videos=my_videos --out=reports/f8
-    python -m launch.reconstruct --codec=maze --videos=maze --out=reports/maze
+    python -m launch.reconstruct --tokenizer=tokenizers/vq_f8 --videos=my_videos --out=reports/f8
+    python -m launch.reconstruct --tokenizer=maze --videos=maze --out=reports/maze
 
 takes the middle square of each frame at the tokenizer's size, prints a table, and writes
 `report.json` and a few videos to look at. Needs scikit-image (`pip install ".[report]"`).
@@ -13,9 +13,9 @@ from absl import app, flags
 
 from launch import reconstructing
 from launch.startup import start
-from maskflow_jax.tokenizers.tokenizer import DTYPES, Codec
+from maskflow_jax.tokenizers.tokenizer import DTYPES, Tokenizer
 
-_CODEC = flags.DEFINE_string("codec", None, "Tokenizer: a folder or a name.", required=True)
+_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Tokenizer: a folder or a name.", required=True)
 _VIDEOS = flags.DEFINE_string("videos", None, "A file, a folder, or maze.", required=True)
 _SOURCE = flags.DEFINE_string("source", "video_files", "What it is, as for launch.prepare_data.")
 _SOURCE_FPS = flags.DEFINE_float("source_fps", None, "Frames per second of images and arrays.")
@@ -31,9 +31,9 @@ _DTYPE = flags.DEFINE_enum("dtype", "float32", DTYPES, "What the tokenizer compu
 def main(_) -> None:
     """Measures and reports."""
     start()
-    codec = Codec.load(_CODEC.value, memory_gb=_MEMORY_GB.value, dtype=_DTYPE.value)
+    tokenizer = Tokenizer.load(_TOKENIZER.value, memory_gb=_MEMORY_GB.value, dtype=_DTYPE.value)
     contents = reconstructing.report(
-        codec,
+        tokenizer,
         _VIDEOS.value,
         Path(_OUT.value),
         num_videos=_NUM_VIDEOS.value,

@@ -17,7 +17,7 @@ from maskflow_jax.data.sources.registry import make_source
 from maskflow_jax.evaluation.reconstruction import Reconstruction
 from maskflow_jax.io import video_files
 from maskflow_jax.io.video_decoding import TimedFrame, iterate_frames
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
 MAZE = "maze"
 _MAZE_SEED, _MAZE_FPS = 7, 10.0  # held-out walks that no tokenizer here was trained on
@@ -29,7 +29,7 @@ Opener = Callable[[], Iterator[TimedFrame]]
 
 
 def report(
-    codec: Codec,
+    tokenizer: Tokenizer,
     source: str,
     out: Path,
     *,
@@ -42,7 +42,7 @@ def report(
     """Measures a tokenizer on videos; writes `report.json` and real | reconstructed videos.
 
     Args:
-        codec: of any kind.
+        tokenizer: of any kind.
         source: a video file, a folder, the name of a TFDS dataset, or "maze".
         out: folder to write.
         num_videos: at most.
@@ -61,15 +61,15 @@ def report(
         ValueError: if no video could be read, or the source is none.
     """
     skipped: list[dict[str, str]] = []
-    figures, by_video = Reconstruction(codec.config.codebook_size), []
+    figures, by_video = Reconstruction(tokenizer.config.codebook_size), []
     if source == MAZE:
-        videos, total = _maze(codec.config.frame_size, num_videos, num_frames), num_videos
+        videos, total = _maze(tokenizer.config.frame_size, num_videos, num_frames), num_videos
     else:
         found = find_videos(source, kind, settings or {})[:num_videos]
-        videos, total = _read(found, codec.config.frame_size, num_frames, skipped), len(found)
+        videos, total = _read(found, tokenizer.config.frame_size, num_frames, skipped), len(found)
     for index, (name, frames, fps) in enumerate(tqdm(videos, "videos", total, unit="video")):
-        tokens = codec.encode(frames)
-        decoded = codec.decode(tokens)
+        tokens = tokenizer.encode(frames)
+        decoded = tokenizer.decode(tokens)
         by_video.append(
             {"video": name, "frames": len(frames), **figures.add(frames, tokens, decoded)}
         )
@@ -79,7 +79,7 @@ def report(
         reasons = "\n  ".join(f"{entry['video']}: {entry['reason']}" for entry in skipped)
         raise ValueError(f"no video of {source} could be read:\n  {reasons}")
     contents = {
-        "tokenizer": codec.identity,
+        "tokenizer": tokenizer.identity,
         "source": source,
         **figures.summary(),
         "by_video": by_video,

@@ -25,7 +25,7 @@ from launch.startup import start
 from launch.tasks import TASKS, Job, Request, make_job
 from maskflow_jax.data.dataset import check_tokenizer
 from maskflow_jax.sampling.samplers import SAMPLERS
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the trained run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder for the samples; WORKDIR/samples by default.")
@@ -54,7 +54,7 @@ _NUM_VIDEOS = flags.DEFINE_integer("num_videos", 1, "Number of videos.", lower_b
 _BATCH = flags.DEFINE_integer("batch_size", 4, "Videos sampled at a time.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Video i is the same for a seed, whatever the batch size.")
 _DATASET = flags.DEFINE_string("dataset", None, "Dataset directory, if it has moved.")
-_CODEC = flags.DEFINE_string("codec", None, "Tokenizer, if it has moved.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Tokenizer, if it has moved.")
 
 
 def job_from_flags(run: Run) -> tuple[Request, Job]:
@@ -80,7 +80,7 @@ def job_from_flags(run: Run) -> tuple[Request, Job]:
     return request, make_job(_TASK.value, request)
 
 
-def read_contexts(run: Run, job: Job, codec: Codec) -> tuple[np.ndarray, float]:
+def read_contexts(run: Run, job: Job, tokenizer: Tokenizer) -> tuple[np.ndarray, float]:
     """The real frames that the task takes, tokens [num_videos, F, h, w], and frames per second."""
     count, frames = _NUM_VIDEOS.value, job.source_frames
     if frames and not Path(_CONTEXT.value).suffix:
@@ -89,7 +89,7 @@ def read_contexts(run: Run, job: Job, codec: Codec) -> tuple[np.ndarray, float]:
     if frames == 0:
         return np.zeros((count, 0, *run.config["tokenizer"]["grid"]), np.int32), fps
     path = Path(_CONTEXT.value)
-    return contexts_from_file(path, codec, count, frames, fps, first=job.backward)
+    return contexts_from_file(path, tokenizer, count, frames, fps, first=job.backward)
 
 
 def samples_settings(run: Run, request: Request, contexts: np.ndarray) -> dict:
@@ -115,10 +115,10 @@ def main(_) -> None:
     workdir, count = Path(_WORKDIR.value), _NUM_VIDEOS.value
     out = Path(_OUT.value or workdir / "samples")
     run = load_run(workdir, local_mesh())
-    codec = Codec.load(_CODEC.value or run.config["data"]["codec"])
-    check_tokenizer(run.config["tokenizer"], codec.identity, other_name="codec")
+    tokenizer = Tokenizer.load(_TOKENIZER.value or run.config["data"]["tokenizer"])
+    check_tokenizer(run.config["tokenizer"], tokenizer.identity, other_name="tokenizer")
     request, job = job_from_flags(run)
-    contexts, fps = read_contexts(run, job, codec)
+    contexts, fps = read_contexts(run, job, tokenizer)
     folder = SampleFolder(out, samples_settings(run, request, contexts), count)
     logging.info("%s by %s: %s per video", _TASK.value, request.sampler.name, job.plan)
     sample_chunk = make_chunk_sampler(
@@ -141,7 +141,7 @@ def main(_) -> None:
         return job.finish(np.concatenate(list(chunks), axis=1))
 
     known = job.finish(job.known)
-    write = functools.partial(outputs.write_sample, codec=codec, fps=fps, known=known)
+    write = functools.partial(outputs.write_sample, tokenizer=tokenizer, fps=fps, known=known)
     written = folder.complete(contexts, _BATCH.value, sample, write)
     logging.info("wrote %d videos of %d frames; %s has %d", written, len(known), out, count)
 

@@ -2,7 +2,7 @@
 
     python -m launch.tokenize_videos --config=configs/maze.py
 
-reads `config.data`: the source and its settings, the codec, and the directory to write.
+reads `config.data`: the source and its settings, the tokenizer, and the directory to write.
 """
 
 from absl import app, flags, logging

@@ -7,11 +7,11 @@ from tqdm import tqdm
 
 from maskflow_jax.data.dataset import write_token_dataset
 from maskflow_jax.data.sources.my_way_home import MazeConfig, maze_videos
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
 
 def encoded_videos(
-    source: Mapping, split: str, num_videos: int, codec: Codec
+    source: Mapping, split: str, num_videos: int, tokenizer: Tokenizer
 ) -> Iterator[tuple[str, np.ndarray, float]]:
     """Yields (id, tokens [F, h, w], fps) of a split, with a progress bar."""
     settings = MazeConfig(
@@ -20,19 +20,19 @@ def encoded_videos(
         fps=source["fps"],
         seed=source["seed"],
         split=split,
-        frame_size=codec.config.frame_size,
+        frame_size=tokenizer.config.frame_size,
     )
     for video_id, frames, fps in tqdm(maze_videos(settings), split, num_videos, unit="video"):
-        yield video_id, codec.encode(frames), fps
+        yield video_id, tokenizer.encode(frames), fps
 
 
-def write_dataset(data: Mapping, *, overwrite: bool = False, **codec_settings) -> None:
+def write_dataset(data: Mapping, *, overwrite: bool = False, **tokenizer_settings) -> None:
     """Renders, encodes and writes what the `data` section of a config asks for.
 
     Args:
         data: the section.
         overwrite: replaces a dataset that is already there.
-        **codec_settings: of `Codec.load`: `memory_gb`, `dtype`.
+        **tokenizer_settings: of `Tokenizer.load`: `memory_gb`, `dtype`.
     """
     source = dict(data["source"])
     keys = {"name", "num_videos", "num_frames", "fps", "seed"}
@@ -45,11 +45,11 @@ def write_dataset(data: Mapping, *, overwrite: bool = False, **codec_settings) -
         raise ValueError(f"data.source has {sorted(source)}; it takes {sorted(keys)}")
     if source["name"] != "maze":
         raise ValueError(f"unknown data.source.name {source['name']!r}; there is: maze")
-    codec = Codec.load(data["codec"], **codec_settings)
+    tokenizer = Tokenizer.load(data["tokenizer"], **tokenizer_settings)
     splits = {
-        split: encoded_videos(source, split, num_videos, codec)
+        split: encoded_videos(source, split, num_videos, tokenizer)
         for split, num_videos in source["num_videos"].items()
     }
     write_token_dataset(
-        data["directory"], splits, tokenizer=codec.identity, source=source, overwrite=overwrite
+        data["directory"], splits, tokenizer=tokenizer.identity, source=source, overwrite=overwrite
     )

@@ -1,10 +1,10 @@
-"""Trains a VQ tokenizer on rendered maze video and writes it as a codec.
+"""Trains a VQ tokenizer on rendered maze video and writes it as a tokenizer.
 
     python -m launch.train_tokenizer --config=configs/maze_tokenizer.py --workdir=runs/tokenizer
 
-leaves `workdir/codec` (config.json, model.safetensors), which `Codec.load` takes, and its figures
-in `workdir/metrics.jsonl`. The codec is rewritten at every evaluation, so an interrupted run keeps
-its last one; the run itself does not resume.
+leaves `workdir/tokenizer` (config.json, model.safetensors), which `Tokenizer.load` takes, and its
+figures in `workdir/metrics.jsonl`. The tokenizer is rewritten at every evaluation, so an
+interrupted run keeps its last one; the run itself does not resume.
 """
 
 import time
@@ -19,12 +19,12 @@ from launch.startup import start
 from maskflow_jax.data.sources.my_way_home import MazeConfig, maze_videos
 from maskflow_jax.evaluation.reconstruction import code_statistics, psnr_of
 from maskflow_jax.tokenizers import vqgan_training
-from maskflow_jax.tokenizers.tokenizer import Codec, save_tokenizer, to_unit_range
+from maskflow_jax.tokenizers.tokenizer import Tokenizer, save_tokenizer, to_unit_range
 from maskflow_jax.tokenizers.vqgan import VQGANConfig
 from maskflow_jax.training.metrics import MetricWriter
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment settings.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the codec and the log.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the tokenizer and the log.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -42,11 +42,11 @@ def render(data, split: str, num_videos: int, frame_size: int) -> np.ndarray:
 
 
 def evaluate(directory: Path, frames: np.ndarray) -> dict[str, float]:
-    """Measures a written codec on held-out frames: PSNR in dB, share of codes used, perplexity."""
-    codec = Codec.load(directory)
-    tokens = codec.encode(frames)
-    errors = (codec.decode(tokens).astype(np.float32) - frames) ** 2
-    counts = np.bincount(tokens.reshape(-1), minlength=codec.config.codebook_size)
+    """PSNR in dB, share of codes used and perplexity of a tokenizer on validation frames."""
+    tokenizer = Tokenizer.load(directory)
+    tokens = tokenizer.encode(frames)
+    errors = (tokenizer.decode(tokens).astype(np.float32) - frames) ** 2
+    counts = np.bincount(tokens.reshape(-1), minlength=tokenizer.config.codebook_size)
     return {"psnr": float(psnr_of(np.mean(errors))), **code_statistics(counts)}
 
 
@@ -54,9 +54,9 @@ def main(_) -> None:
     """Renders, trains, evaluates and saves."""
     start()
     config, workdir = _CONFIG.value, Path(_WORKDIR.value)
-    directory = workdir / "codec"
+    directory = workdir / "tokenizer"
     if directory.exists():
-        raise FileExistsError(f"{directory} holds a codec already; choose another --workdir")
+        raise FileExistsError(f"{directory} holds a tokenizer already; choose another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     model = VQGANConfig(**config.model)
     settings = vqgan_training.VQTrainingConfig(**config.training)

@@ -14,7 +14,7 @@ from launch.previews import preview_hook
 from maskflow_jax.data.dataset import read_token_dataset
 from maskflow_jax.data.pipeline import clip_batches, eval_clips
 from maskflow_jax.parallel import sharding
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 from maskflow_jax.training import trainer
 from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.loop import RunConfig, held_out, train
@@ -157,7 +157,7 @@ def describe(settings: dict, workdir: Path, hosts: Sequence[str]) -> str:
     tokenizer, found = _look_at_data(settings["data"])
     lines = [*_device_lines(mesh, hosts), _batch_line(mesh, settings["data"])]
     if tokenizer is None:
-        lines.append("state: unknown without a dataset or a codec, which say the codebook")
+        lines.append("state: unknown without a dataset or a tokenizer, which say the codebook")
     else:
         config = trainer.resolve(settings, tokenizer)
         _, optimizer = _check_settings(config)
@@ -223,7 +223,7 @@ def _bytes_on_a_device(mesh: jax.sharding.Mesh, state: Any) -> int:
 
 
 def _look_at_data(data: dict) -> tuple[dict | None, str]:
-    """The tokenizer's identity, if the dataset or the codec say it, and what is there."""
+    """The tokenizer's identity, if the dataset or the tokenizer say it, and what is there."""
     try:
         splits = [read_token_dataset(data["directory"], split) for split in ("train", "test")]
     except (FileNotFoundError, ValueError) as error:
@@ -233,6 +233,6 @@ def _look_at_data(data: dict) -> tuple[dict | None, str]:
             f"{len(splits[0])} training and {len(splits[1])} held-out videos in {data['directory']}"
         )
     try:
-        return Codec.load(data["codec"]).identity, found
+        return Tokenizer.load(data["tokenizer"]).identity, found
     except (FileNotFoundError, ValueError) as error:
-        return None, f"{found}; and the codec: {error}"
+        return None, f"{found}; and the tokenizer: {error}"

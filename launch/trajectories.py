@@ -10,7 +10,7 @@ from launch.comparing import Contestant
 from launch.rollouts import Run
 from maskflow_jax.sampling.samplers import make_window_sampler
 from maskflow_jax.sampling.window import trajectory
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 from maskflow_jax.training import trainer
 
 GREY = 96  # of masked tokens
@@ -62,7 +62,7 @@ def reveal(
 
 
 def animate(
-    codec: Codec,
+    tokenizer: Tokenizer,
     rows: list[tuple[str, np.ndarray, np.ndarray, int]],
     *,
     num_images: int = 40,
@@ -73,7 +73,7 @@ def animate(
     The finished frames are uncovered token by token; masked tokens are grey.
 
     Args:
-        codec: decodes.
+        tokenizer: decodes.
         rows: (label, tokens [k, h, w], reveal_step [k, h, w], steps) of each window.
         num_images: images from the first step to the last.
         upscale: whole factor of size.
@@ -81,7 +81,7 @@ def animate(
     Returns:
         uint8 [F, H, W, 3], a row per window and a column per frame.
     """
-    decoded = [codec.decode(tokens) for _, tokens, _, _ in rows]
+    decoded = [tokenizer.decode(tokens) for _, tokens, _, _ in rows]
     progress = np.concatenate([np.linspace(0, 1, num_images), np.ones(round(HOLD * num_images))])
     images = []
     for share in progress:

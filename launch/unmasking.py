@@ -14,7 +14,7 @@ from launch.startup import start
 from launch.trajectories import animate, reveal
 from maskflow_jax.data.dataset import check_tokenizer
 from maskflow_jax.io import video_files
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the trained run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "GIF to write.", required=True)
@@ -27,7 +27,7 @@ _VIDEO = flags.DEFINE_integer("video", 0, "Number of the held-out video whose fr
 _FPS = flags.DEFINE_float("fps", 10.0, "Images per second.")
 _UPSCALE = flags.DEFINE_integer("upscale", 1, "Whole factor of size.", lower_bound=1)
 _DATASET = flags.DEFINE_string("dataset", None, "Dataset directory, if it has moved.")
-_CODEC = flags.DEFINE_string("codec", None, "Tokenizer, if it has moved.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Tokenizer, if it has moved.")
 
 
 def main(_) -> None:
@@ -35,13 +35,13 @@ def main(_) -> None:
     start()
     contestants = [parse(text) for text in _SAMPLERS.value]
     run = load_run(Path(_WORKDIR.value))
-    codec = Codec.load(_CODEC.value or run.config["data"]["codec"])
-    check_tokenizer(codec.identity, run.config["tokenizer"], other_name="trained model")
+    tokenizer = Tokenizer.load(_TOKENIZER.value or run.config["data"]["tokenizer"])
+    check_tokenizer(tokenizer.identity, run.config["tokenizer"], other_name="trained model")
     frames, number = run.config["sampling"]["context_frames"], _VIDEO.value
     contexts, _ = contexts_from_dataset(run, "test", number + 1, frames, _DATASET.value)
     rows = [(c.label, *reveal(run, c, contexts[number])) for c in contestants]
     out = Path(_OUT.value)
-    video_files.write_gif(out, animate(codec, rows, upscale=_UPSCALE.value), _FPS.value)
+    video_files.write_gif(out, animate(tokenizer, rows, upscale=_UPSCALE.value), _FPS.value)
     logging.info("wrote %s", out)
 
 

@@ -18,7 +18,7 @@ Where to read next:
     models/       Latte, the video transformer
     sampling/     one loop, a matrix of times and a step rule; the chunkwise rollout
     training/     steps, state, checkpoints, the training loop
-    tokenizers/   the VQ autoencoder and the codec around it
+    tokenizers/   the VQ autoencoder and the tokenizer around it
     data/         sources of video, the dataset of tokens, clips
     sharding.py   where arrays live on many devices
     video_io.py   video files and contact sheets

@@ -73,7 +73,9 @@ def run(root, output, test_fraction=0.5, encoder=None, source=None, **transform)
 def test_every_bad_file_is_named_with_its_reason(tmp_path, monkeypatch):
     root = tmp_path / "in"
     good = write_video(root / "good.mp4", moving(20))
-    write_video(root / "good.avi", moving(12, 17, 31), codec="ffv1", pix_fmt="bgr0")  # same stem
+    write_video(
+        root / "good.avi", moving(12, 17, 31), tokenizer="ffv1", pix_fmt="bgr0"
+    )  # same stem
     (root / "sub").mkdir()
     shutil.copy(good, root / "sub" / "good.mp4")  # same name, same content
     write_video(root / "one.mp4", moving(1))

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from tiny import CODEC, quick_compilation, random_params
+from tiny import AUTOENCODER, quick_compilation, random_params
 
 from maskflow_jax.tokenizers import batching
-from maskflow_jax.tokenizers.tokenizer import Codec, save_tokenizer
+from maskflow_jax.tokenizers.tokenizer import Tokenizer, save_tokenizer
 from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
 from maskflow_jax.tokenizers.vqgan_configs import PRESETS
 
@@ -27,9 +27,9 @@ MEASURED = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("codecs") / "tiny"
-    params = random_params(lambda: VQGAN(CODEC, nnx.Rngs(0)), scale=0.3)
-    save_tokenizer(folder, CODEC, params)
+    folder = tmp_path_factory.mktemp("tokenizers") / "tiny"
+    params = random_params(lambda: VQGAN(AUTOENCODER, nnx.Rngs(0)), scale=0.3)
+    save_tokenizer(folder, AUTOENCODER, params)
     return folder
 
 
@@ -66,12 +66,12 @@ def test_the_estimate_holds_for_a_compiled_network(folder):
         norm_groups=4,
     )
     params = random_params(lambda: VQGAN(config, nnx.Rngs(0)))
-    codec = Codec(config, params, name="c", sha256="0", batch_size=8)
+    tokenizer = Tokenizer(config, params, name="c", sha256="0", batch_size=8)
     for function, item in (
-        (codec._encode, ((8, 32, 32, 3), np.uint8)),
-        (codec._decode, ((8, 16, 16), np.int32)),
+        (tokenizer._encode, ((8, 32, 32, 3), np.uint8)),
+        (tokenizer._decode, ((8, 16, 16), np.int32)),
     ):
-        lowered = function.lower(codec._params, jax.ShapeDtypeStruct(*item))
+        lowered = function.lower(tokenizer._params, jax.ShapeDtypeStruct(*item))
         taken = lowered.compile().memory_analysis().temp_size_in_bytes / 8
         assert 0.2 < taken / batching.bytes_per_frame(config) <= 1
 
@@ -87,15 +87,17 @@ def test_batch_sizes():
         batching.choose_batch_size(frame, 0.1, 1)
 
 
-def test_the_small_codec_takes_64_frames_unless_it_is_told(folder):
-    assert Codec.load("maze").batch_size == 64
-    assert Codec.load(folder, memory_gb=0.0001).batch_size < 64
-    assert Codec.load(folder, batch_size=7).batch_size == 7
+def test_the_small_tokenizer_takes_64_frames_unless_it_is_told(folder):
+    assert Tokenizer.load("maze").batch_size == 64
+    assert Tokenizer.load(folder, memory_gb=0.0001).batch_size < 64
+    assert Tokenizer.load(folder, batch_size=7).batch_size == 7
 
 
 def test_bfloat16_changes_little(folder):
     with quick_compilation():
-        exact, fast = (Codec.load(folder, batch_size=8, dtype=d) for d in ("float32", "bfloat16"))
+        exact, fast = (
+            Tokenizer.load(folder, batch_size=8, dtype=d) for d in ("float32", "bfloat16")
+        )
         tokens = exact.encode(frames_of(8))
         assert np.mean(fast.encode(frames_of(8)) == tokens) > 0.8
         difference = exact.decode(tokens).astype(int) - fast.decode(tokens)
@@ -103,7 +105,7 @@ def test_bfloat16_changes_little(folder):
     assert fast.identity == exact.identity
     np.testing.assert_array_equal(fast.codebook, exact.codebook)
     with pytest.raises(ValueError, match="dtype 'float16' is not one of float32, bfloat16"):
-        Codec.load(folder, dtype="float16")
+        Tokenizer.load(folder, dtype="float16")
 
 
 def eight_devices(folder, reference):
@@ -111,22 +113,22 @@ def eight_devices(folder, reference):
     assert jax.local_device_count() == 8
     saved = np.load(reference)
     with quick_compilation():
-        codec = Codec.load(folder, batch_size=13)
-        assert codec.batch_size == 16  # two frames a device
-        tokens = codec.encode(frames_of(21))
+        tokenizer = Tokenizer.load(folder, batch_size=13)
+        assert tokenizer.batch_size == 16  # two frames a device
+        tokens = tokenizer.encode(frames_of(21))
         np.testing.assert_array_equal(tokens, saved["tokens"])
-        difference = codec.decode(tokens).astype(int) - saved["frames"]
+        difference = tokenizer.decode(tokens).astype(int) - saved["frames"]
     assert np.abs(difference).max() <= 1
-    batch = codec._encode(codec._params, frames_of(16))
+    batch = tokenizer._encode(tokenizer._params, frames_of(16))
     assert [shard.data.shape for shard in batch.addressable_shards] == [(2, 4, 4)] * 8
-    assert Codec.load(folder).batch_size == 64
+    assert Tokenizer.load(folder).batch_size == 64
 
 
 def test_eight_devices_do_what_one_does(folder, tmp_path):
     with quick_compilation():
-        codec = Codec.load(folder, batch_size=21)
-        tokens = codec.encode(frames_of(21))
-        np.savez(tmp_path / "one.npz", tokens=tokens, frames=codec.decode(tokens))
+        tokenizer = Tokenizer.load(folder, batch_size=21)
+        tokens = tokenizer.encode(frames_of(21))
+        np.savez(tmp_path / "one.npz", tokens=tokens, frames=tokenizer.decode(tokens))
     here = Path(__file__).parent
     script = (
         f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]; import pathlib; "

@@ -13,7 +13,7 @@ from tiny import TOKENIZER, quick_compilation, random_params
 from launch import tokenizing, training
 from maskflow_jax.data.dataset import write_token_dataset
 from maskflow_jax.sampling.samplers import SamplerConfig
-from maskflow_jax.tokenizers.tokenizer import Codec, save_tokenizer
+from maskflow_jax.tokenizers.tokenizer import Tokenizer, save_tokenizer
 from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
 from maskflow_jax.training import trainer
 from maskflow_jax.training.loop import RunConfig
@@ -34,9 +34,9 @@ def get_config(name, arguments=""):
 
 
 @pytest.fixture(scope="module")
-def codecs(tmp_path_factory):
-    """(pixels, tokens along a side) -> folder of a codec that was never trained, of few codes."""
-    folder = tmp_path_factory.mktemp("codecs")
+def tokenizers(tmp_path_factory):
+    """(pixels, tokens along a side) -> folder of an untrained tokenizer with few codes."""
+    folder = tmp_path_factory.mktemp("tokenizers")
 
     @functools.cache
     def make(frame_size, grid_size):
@@ -59,21 +59,21 @@ def codecs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_smoke_step_of_every_config(name, codecs, tmp_path, monkeypatch):
-    monkeypatch.setitem(Codec.__init__.__kwdefaults__, "batch_size", 8)
+def test_a_smoke_step_of_every_config(name, tokenizers, tmp_path, monkeypatch):
+    monkeypatch.setitem(Tokenizer.__init__.__kwdefaults__, "batch_size", 8)
     settings = get_config(name, "smoke").to_dict()
     settings["run"] |= {"num_steps": 1}
     with quick_compilation():
-        codec = codecs(*SHAPES[name])
-        settings["data"] |= {"directory": f"{tmp_path}/data", "codec": str(codec)}
-        tokenizer = Codec.load(codec).identity
-        assert tokenizer["grid"] == [SHAPES[name][1]] * 2
+        tokenizer = tokenizers(*SHAPES[name])
+        settings["data"] |= {"directory": f"{tmp_path}/data", "tokenizer": str(tokenizer)}
+        identity = Tokenizer.load(tokenizer).identity
+        assert identity["grid"] == [SHAPES[name][1]] * 2
         rng, source = np.random.default_rng(0), settings["data"]["source"]
         videos = {
-            split: [(split, rng.integers(0, 16, (9, *tokenizer["grid"])), source["fps"])]
+            split: [(split, rng.integers(0, 16, (9, *identity["grid"])), source["fps"])]
             for split in ("train", "test")
         }
-        write_token_dataset(tmp_path / "data", videos, tokenizer=tokenizer, source=source)
+        write_token_dataset(tmp_path / "data", videos, tokenizer=identity, source=source)
         assert training.train_from_config(settings, tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     held_out = [json.loads(line).get("held_out/cross_entropy") for line in lines]

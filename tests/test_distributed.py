@@ -251,7 +251,10 @@ def test_a_stranger_at_the_address_and_a_port_in_use():
 
 def start(*arguments, folder, **environment):
     """Starts `launch.train --dry_run` as a user does."""
-    changes = tiny.CHANGES | {"data.directory": f"{folder}/data", "data.codec": f"{folder}/codec"}
+    changes = tiny.CHANGES | {
+        "data.directory": f"{folder}/data",
+        "data.tokenizer": f"{folder}/tokenizer",
+    }
     command = [sys.executable, "-m", "launch.train", "--config=configs/maze.py:smoke", "--dry_run"]
     command += [f"--config.{name}={value}" for name, value in changes.items()]
     return subprocess.Popen(

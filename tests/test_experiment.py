@@ -58,10 +58,10 @@ def full_config(**changes):
 def test_unread_and_missing_keys_are_named_all_at_once():
     trainer.check_config(full_config())
     config = full_config(optimiser={}, flow__mask_cee=True, data__clip_framez=3, sampling__strid=1)
-    del config["data"]["codec"]
+    del config["data"]["tokenizer"]
     with pytest.raises(ValueError, match="the config has no 'optimiser'") as caught:
         trainer.check_config(config)
-    for part in ("flow has no 'mask_cee'", "'clip_framez'", "'strid'", "data lacks 'codec'"):
+    for part in ("flow has no 'mask_cee'", "'clip_framez'", "'strid'", "data lacks 'tokenizer'"):
         assert part in str(caught.value)
 
 
@@ -171,7 +171,7 @@ def test_what_does_not_change_the_learning_may_change(tmp_path):
         mesh={"fsdp": 2},
         sampling={"context_frames": 2},
         data__directory="/moved",
-        data__codec="/moved/codec",
+        data__tokenizer="/moved/tokenizer",
         data__num_workers=4,
         model__remat="none",
         tokenizer__name="renamed",

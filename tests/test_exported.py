@@ -16,7 +16,7 @@ from maskflow_jax.data.dataset import (
 )
 from maskflow_jax.tokenizers import exported
 from maskflow_jax.tokenizers.exporting import export_tokenizer
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
 HERE = Path(__file__).parent
 SIZES = {"frame_size": 64, "codebook_size": 128}
@@ -56,14 +56,14 @@ def frames_of(count, size=64):
 def test_the_reference_as_a_program(folder, reference, vq):
     import torch
 
-    codec = Codec.load(folder)
-    assert codec.identity["name"] == "mine"
-    assert codec.identity["grid"] == [8, 8]
+    tokenizer = Tokenizer.load(folder)
+    assert tokenizer.identity["name"] == "mine"
+    assert tokenizer.identity["grid"] == [8, 8]
     assert [path.name for path in sorted(folder.parent.iterdir())] == ["mine"]
     images = torch.from_numpy(reference["images"])
     with torch.no_grad():
-        tokens = codec._encoder(images).numpy()
-        decoded = codec._decoder(torch.from_numpy(tokens)).numpy()
+        tokens = tokenizer._encoder(images).numpy()
+        decoded = tokenizer._decoder(torch.from_numpy(tokens)).numpy()
     np.testing.assert_array_equal(tokens, reference["tokens"])
     np.testing.assert_allclose(decoded, reference["decoded"], atol=1e-4)
 
@@ -73,58 +73,62 @@ def test_it_does_what_the_original_does_and_what_the_import_does(folder, vq, tmp
 
     from launch.importing_tokenizers import import_tokenizer
 
-    codec, original, frames = Codec.load(folder, batch_size=4), vq.make_reference(), frames_of(5)
-    tokens = codec.encode(frames)
+    tokenizer, original, frames = (
+        Tokenizer.load(folder, batch_size=4),
+        vq.make_reference(),
+        frames_of(5),
+    )
+    tokens = tokenizer.encode(frames)
     assert (tokens.shape, tokens.dtype) == ((5, 8, 8), np.int32)
     images = torch.from_numpy(frames.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
     with torch.no_grad():
         np.testing.assert_array_equal(original.encode(images).numpy(), tokens)
         decoded = original.decode(torch.from_numpy(tokens).long())
     expected = ((decoded.clamp(-1, 1) + 1) * 127.5).round().numpy().transpose(0, 2, 3, 1)
-    pixels = codec.decode(tokens)
+    pixels = tokenizer.decode(tokens)
     assert pixels.dtype == np.uint8
     assert np.abs(pixels.astype(int) - expected).max() <= 1
     import_tokenizer(HERE / "reference/vq_f8_tiny.safetensors", tmp_path / "jax", frame_size=64)
-    native = Codec.load(tmp_path / "jax", batch_size=5)
+    native = Tokenizer.load(tmp_path / "jax", batch_size=5)
     np.testing.assert_array_equal(native.encode(frames), tokens)
     assert np.abs(native.decode(tokens).astype(int) - pixels).max() <= 1
 
 
 def test_a_dataset_of_its_tokens(folder, tmp_path):
-    codec = Codec.load(folder)
-    tokens = codec.encode(frames_of(3))
+    tokenizer = Tokenizer.load(folder)
+    tokens = tokenizer.encode(frames_of(3))
     write_token_dataset(
-        tmp_path / "data", {"train": [("a", tokens, 8.0)]}, tokenizer=codec.identity
+        tmp_path / "data", {"train": [("a", tokens, 8.0)]}, tokenizer=tokenizer.identity
     )
     videos = read_token_dataset(tmp_path / "data", "train")
-    check_tokenizer(videos.tokenizer, Codec.load(folder).identity, other_name="codec")
+    check_tokenizer(videos.tokenizer, Tokenizer.load(folder).identity, other_name="tokenizer")
     np.testing.assert_array_equal(videos[0]["tokens"], tokens)
-    np.testing.assert_array_equal(codec.decode(videos[0]["tokens"]), codec.decode(tokens))
+    np.testing.assert_array_equal(tokenizer.decode(videos[0]["tokens"]), tokenizer.decode(tokens))
 
 
 def test_batches_leave_no_trace(folder):
-    codec = Codec.load(folder, batch_size=2)
-    tokens = codec.encode(frames_of(3))
-    np.testing.assert_array_equal(tokens[:2], Codec.load(folder).encode(frames_of(2)))
-    assert codec.encode(frames_of(0)).shape == (0, 8, 8)
-    assert codec.decode(tokens[:0]).shape == (0, 64, 64, 3)
-    assert 1 < Codec.load(folder, memory_gb=0.02).batch_size < 64
+    tokenizer = Tokenizer.load(folder, batch_size=2)
+    tokens = tokenizer.encode(frames_of(3))
+    np.testing.assert_array_equal(tokens[:2], Tokenizer.load(folder).encode(frames_of(2)))
+    assert tokenizer.encode(frames_of(0)).shape == (0, 8, 8)
+    assert tokenizer.decode(tokens[:0]).shape == (0, 64, 64, 3)
+    assert 1 < Tokenizer.load(folder, memory_gb=0.02).batch_size < 64
     with pytest.raises(ValueError, match="does not hold one frame"):
-        Codec.load(folder, memory_gb=1e-6)
+        Tokenizer.load(folder, memory_gb=1e-6)
 
 
 def test_what_is_refused(folder):
-    codec = Codec.load(folder)
+    tokenizer = Tokenizer.load(folder)
     with pytest.raises(ValueError, match="takes uint8 frames"):
-        codec.encode(frames_of(1, 32))
+        tokenizer.encode(frames_of(1, 32))
     with pytest.raises(ValueError, match="must be sampled, not decoded"):
-        codec.decode(np.full((1, 8, 8), 128))
+        tokenizer.decode(np.full((1, 8, 8), 128))
     with pytest.raises(ValueError, match=r"decodes grids of \[8, 8\]"):
-        codec.decode(np.zeros((1, 4, 4), int))
+        tokenizer.decode(np.zeros((1, 4, 4), int))
     with pytest.raises(ValueError, match="without a codebook"):
-        _ = codec.codebook
+        _ = tokenizer.codebook
     with pytest.raises(ValueError, match="dtype was fixed at its export"):
-        Codec.load(folder, dtype="bfloat16")
+        Tokenizer.load(folder, dtype="bfloat16")
 
 
 def copy(folder, target, **changes):
@@ -137,8 +141,8 @@ def copy(folder, target, **changes):
 
 
 def test_identity_covers_config_and_both_programs(folder, tmp_path):
-    shas = {Codec.load(folder).identity["sha256"]}
-    shas.add(Codec.load(copy(folder, tmp_path / "config")).identity["sha256"])
+    shas = {Tokenizer.load(folder).identity["sha256"]}
+    shas.add(Tokenizer.load(copy(folder, tmp_path / "config")).identity["sha256"])
     for name in exported.FILES[1:]:
         other = copy(folder, tmp_path / name[:-4])
         data = bytearray((other / name).read_bytes())
@@ -147,7 +151,7 @@ def test_identity_covers_config_and_both_programs(folder, tmp_path):
         place = data.rindex(b"serialization_id")
         data[place : place + 2] = b"SE"
         (other / name).write_bytes(data)
-        shas.add(Codec.load(other).identity["sha256"])
+        shas.add(Tokenizer.load(other).identity["sha256"])
     assert len(shas) == 4
 
 
@@ -157,28 +161,28 @@ def test_damaged_and_missing_files_are_named(folder, tmp_path):
         whole = (cut / "decoder.pt2").read_bytes()
         (cut / "decoder.pt2").write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(ValueError, match=r"decoder\.pt2 is damaged, or torch"):
-            Codec.load(cut)
+            Tokenizer.load(cut)
     (cut / "decoder.pt2").unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks decoder\.pt2"):
-        Codec.load(cut)
+        Tokenizer.load(cut)
     with pytest.raises(ValueError, match=r"config\.json cannot be read.*extra"):
-        Codec.load(copy(folder, tmp_path / "extra", extra=1))
+        Tokenizer.load(copy(folder, tmp_path / "extra", extra=1))
 
 
 def test_an_encoder_that_leaves_the_codebook_is_named(folder, tmp_path):
     lying = copy(folder, tmp_path / "lying", codebook_size=3)
     with pytest.raises(ValueError, match="not 0 to 2; export it with the right --codebook_size"):
-        Codec.load(lying).encode(frames_of(1))
+        Tokenizer.load(lying).encode(frames_of(1))
 
 
 def test_a_fixed_batch_size_and_a_pair_of_functions(vq, tmp_path):
     pair = vq.Patches().encode, vq.Patches().decode
     sizes = {"frame_size": 8, "codebook_size": 16}
-    codec = export_tokenizer(pair, tmp_path / "pair", batch_size=3, **sizes)
-    assert Codec.load(tmp_path / "pair", batch_size=64).batch_size == 3
-    tokens = codec.encode(frames_of(4, 8))
+    tokenizer = export_tokenizer(pair, tmp_path / "pair", batch_size=3, **sizes)
+    assert Tokenizer.load(tmp_path / "pair", batch_size=64).batch_size == 3
+    tokens = tokenizer.encode(frames_of(4, 8))
     assert tokens.shape == (4, 2, 2)
-    assert codec.decode(tokens).shape == (4, 8, 8, 3)
+    assert tokenizer.decode(tokens).shape == (4, 8, 8, 3)
     with pytest.raises(FileExistsError, match="is not empty"):
         export_tokenizer(pair, tmp_path / "pair", **sizes)
 
@@ -226,4 +230,4 @@ def test_without_torch_the_extra_is_named(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "config.json").write_text(json.dumps(vars(settings)))
     with pytest.raises(ImportError, match=r"pip install 'maskflow_jax\[torch\]'"):
-        Codec.load(tmp_path)
+        Tokenizer.load(tmp_path)

@@ -17,7 +17,7 @@ from maskflow_jax.data.sources.hdf5_tokens import (
     infer_end,
     read_token_file,
 )
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 LENGTHS = (5, 9, 4, 6, 7, 12)
@@ -274,10 +274,10 @@ def test_the_program(tmp_path):
     tokens = np.random.default_rng(0).integers(0, 1024, (8, 5, 8, 8))
     path = write_file(tmp_path / "f.h5", list(tokens))
     command = [sys.executable, "-m", "launch.import_hdf5", f"--file={path}", "--fps=8"]
-    command += ["--codec=maze", f"--directory={tmp_path}/new", "--min_frames=4"]
+    command += ["--tokenizer=maze", f"--directory={tmp_path}/new", "--min_frames=4"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "wrote 7 train and 1 test videos" in done.stderr
     assert "writing train: 100%" in done.stderr
     dataset = read_token_dataset(tmp_path / "new", "train")
-    assert dataset.tokenizer == Codec.load("maze").identity
+    assert dataset.tokenizer == Tokenizer.load("maze").identity

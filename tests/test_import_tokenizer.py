@@ -1,4 +1,4 @@
-"""Published autoencoders: from a checkpoint to a codec, and what is said where one does not fit."""
+"""Published autoencoders: from a checkpoint to a tokenizer, and the errors for misfits."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from test_vqgan import ldm_config
 
 from launch.importing_tokenizers import import_tokenizer
 from maskflow_jax.tokenizers import vqgan_configs
-from maskflow_jax.tokenizers.tokenizer import Codec, unflatten_parameters
+from maskflow_jax.tokenizers.tokenizer import Tokenizer, unflatten_parameters
 from maskflow_jax.tokenizers.vqgan import VQGANConfig, abstract_vqgan, parameter_count
 from maskflow_jax.tokenizers.vqgan_torch import autoencoder_weights, from_torch
 
@@ -64,7 +64,7 @@ def run(*arguments):
 
 def check_parity(folder, reference):
     """Tokens are the reference's; latents and images are within 1e-4."""
-    config = Codec.load(folder).config
+    config = Tokenizer.load(folder).config
     params = unflatten_parameters(
         load_file(folder / "model.safetensors"), config, source=str(folder)
     )
@@ -82,10 +82,10 @@ def check_parity(folder, reference):
 def test_the_reference_through_the_program(tmp_path, reference):
     done = run(CHECKPOINT, tmp_path / "tiny", "--frame_size=64")
     assert done.returncode == 0, done.stderr
-    codec = Codec.load(tmp_path / "tiny")
-    assert codec.config == ldm_config(reference)
-    assert codec.identity["name"] == "tiny"
-    assert f"64 pixels to 8x8 tokens, sha256 {codec.identity['sha256']}" in done.stderr
+    tokenizer = Tokenizer.load(tmp_path / "tiny")
+    assert tokenizer.config == ldm_config(reference)
+    assert tokenizer.identity["name"] == "tiny"
+    assert f"64 pixels to 8x8 tokens, sha256 {tokenizer.identity['sha256']}" in done.stderr
     check_parity(tmp_path / "tiny", reference)
     with pytest.raises(FileExistsError, match="tiny holds a tokenizer already"):
         import_tokenizer(CHECKPOINT, tmp_path / "tiny", frame_size=64)
@@ -102,7 +102,7 @@ def test_a_lightning_checkpoint_through_the_program(tmp_path, weights):
     assert "ignored 1 arrays: loss and discriminator" in done.stderr
     # The same files as from safetensors, whose parity with the reference is tested above.
     identity = import_tokenizer(CHECKPOINT, tmp_path / "b" / "tiny", frame_size=64)
-    assert Codec.load(tmp_path / "a" / "tiny").identity == identity
+    assert Tokenizer.load(tmp_path / "a" / "tiny").identity == identity
 
 
 class Callback:

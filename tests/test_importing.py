@@ -166,14 +166,14 @@ def test_a_single_section_is_used_for_both(world, tmp_path, section, caplog):
     assert_same(host_copy(load_run(tmp_path / "run").params), params)
 
 
-def test_the_codec_stands_in_for_a_dataset(world, weights, tmp_path):
+def test_the_tokenizer_stands_in_for_a_dataset(world, weights, tmp_path):
     settings = settings_of(world, data__directory=str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match=r"no dataset at .*nowhere.*pass --codec"):
+    with pytest.raises(FileNotFoundError, match=r"no dataset at .*nowhere.*pass --tokenizer"):
         import_checkpoint(weights[0], settings, tmp_path / "run")
-    shutil.copytree(world / "codec", tmp_path / "moved")
-    import_checkpoint(weights[0], settings, tmp_path / "run", codec=str(tmp_path / "moved"))
+    shutil.copytree(world / "tokenizer", tmp_path / "moved")
+    import_checkpoint(weights[0], settings, tmp_path / "run", tokenizer=str(tmp_path / "moved"))
     config = trainer.read_config(tmp_path / "run")
-    assert config["data"]["codec"] == str(tmp_path / "moved")
+    assert config["data"]["tokenizer"] == str(tmp_path / "moved")
     # A dataset of another tokenizer is not trained on.
     write_videos(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"another config(?s:.*)tokenizer\.sha256"):

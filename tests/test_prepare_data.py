@@ -18,7 +18,7 @@ from launch import preparing, training
 from maskflow_jax.data.dataset import read_token_dataset
 from maskflow_jax.data.preparation.work_directory import PreparationError
 from maskflow_jax.io import video_files
-from maskflow_jax.tokenizers.tokenizer import Codec
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {
@@ -41,14 +41,14 @@ DEFAULTS = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A codec that was never trained, and a folder of videos."""
+    """A tokenizer that was never trained, and a folder of videos."""
     folder = tmp_path_factory.mktemp("world")
     tiny.write_world(folder)
     kinds = [("mp4", "libx264", "yuv420p"), ("avi", "mpeg4", "yuv420p"), ("gif", "gif", "rgb8")]
     for index in range(9):
-        suffix, codec, pix_fmt = kinds[index % 3]
+        suffix, tokenizer, pix_fmt = kinds[index % 3]
         name = folder / "films" / f"{index}.{suffix}"
-        write_video(name, moving(24 + index, 20 + 2 * index, 36, index), 10, codec, pix_fmt)
+        write_video(name, moving(24 + index, 20 + 2 * index, 36, index), 10, tokenizer, pix_fmt)
     (folder / "films" / "notes.txt").write_text("mine")
     return folder
 
@@ -58,7 +58,7 @@ def run(world, output, **values):
     with tiny.quick_compilation():
         return preparing.run(
             DEFAULTS
-            | {"input": f"{world}/films", "codec": f"{world}/codec", "output": str(output)}
+            | {"input": f"{world}/films", "tokenizer": f"{world}/tokenizer", "output": str(output)}
             | values
         )
 
@@ -69,8 +69,8 @@ def dataset(world):
     return world / "made"
 
 
-def test_dataset_is_what_the_codec_makes_of_the_files(world, dataset):
-    codec, found = Codec.load(world / "codec"), {}
+def test_dataset_is_what_the_tokenizer_makes_of_the_files(world, dataset):
+    tokenizer, found = Tokenizer.load(world / "tokenizer"), {}
     for split in ("train", "test"):
         found |= {video["id"]: video for video in read_token_dataset(dataset, split)}
     assert len(found) == 9
@@ -78,7 +78,7 @@ def test_dataset_is_what_the_codec_makes_of_the_files(world, dataset):
         frames, fps = video_files.read_video(world / "films" / name)
         assert fps == pytest.approx(10)
         shown = video_files.square_frames(frames[::2], 8)
-        np.testing.assert_array_equal(found[name]["tokens"], codec.encode(shown))
+        np.testing.assert_array_equal(found[name]["tokens"], tokenizer.encode(shown))
     assert not (world / "made.work").exists()
 
 
@@ -168,7 +168,7 @@ def test_beam_makes_the_same_dataset(world, dataset, tmp_path):
 
 def test_the_program(world, dataset, tmp_path):
     """The command line, with processes that decode."""
-    given = [f"--input={world}/films", f"--codec={world}/codec", f"--output={tmp_path}/out"]
+    given = [f"--input={world}/films", f"--tokenizer={world}/tokenizer", f"--output={tmp_path}/out"]
     same = ["--fps=5", "--min_frames=4", "--test_fraction=0.3", "--batch_size=8", "--workers=2"]
     program = subprocess.run(
         [sys.executable, "-m", "launch.prepare_data", *given, *same],

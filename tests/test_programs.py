@@ -20,7 +20,7 @@ from maskflow_jax.data.dataset import read_token_dataset
 from maskflow_jax.data.sources.my_way_home import MazeConfig, maze_videos
 from maskflow_jax.evaluation.token_statistics import code_groups
 from maskflow_jax.io import video_files
-from maskflow_jax.tokenizers.tokenizer import PRETRAINED, Codec, save_tokenizer
+from maskflow_jax.tokenizers.tokenizer import PRETRAINED, Tokenizer, save_tokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,17 +53,17 @@ def run_sample(run, out, *arguments):
 def test_shipped_tokenizer_keeps_its_bar():
     folder = PRETRAINED / "maze"
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 4e6
-    codec = Codec.load("maze")
-    assert codec.identity["grid"] == [8, 8]
-    assert codec.config.codebook_size <= 1024
+    tokenizer = Tokenizer.load("maze")
+    assert tokenizer.identity["grid"] == [8, 8]
+    assert tokenizer.config.codebook_size <= 1024
     # Held-out walks under a seed that neither its training nor its evaluation used.
     settings = MazeConfig(num_videos=12, num_frames=25, fps=2.0, seed=7, split="test")
     frames = np.concatenate([frames for _, frames, _ in maze_videos(settings)])
-    tokens = codec.encode(frames)
-    error = np.mean((codec.decode(tokens).astype(np.float64) - frames) ** 2)
+    tokens = tokenizer.encode(frames)
+    error = np.mean((tokenizer.decode(tokens).astype(np.float64) - frames) ** 2)
     assert 10 * np.log10(255**2 / error) > 28
     # All of the codes are in use over 4,000 frames; even these 300 need most of them.
-    assert len(np.unique(tokens)) > 0.8 * codec.config.codebook_size
+    assert len(np.unique(tokens)) > 0.8 * tokenizer.config.codebook_size
 
 
 def test_dataset_is_the_encoded_maze(run):
@@ -71,7 +71,7 @@ def test_dataset_is_the_encoded_maze(run):
     source = MazeConfig(num_videos=1, num_frames=12, fps=10.0, seed=1, split="test")
     ((name, frames, fps),) = maze_videos(source)
     assert (videos[0]["id"], videos[0]["fps"]) == (name, fps)
-    np.testing.assert_array_equal(videos[0]["tokens"], Codec.load("maze").encode(frames))
+    np.testing.assert_array_equal(videos[0]["tokens"], Tokenizer.load("maze").encode(frames))
 
 
 def test_dataset_of_another_source_is_not_trained_on(run, tmp_path):
@@ -106,7 +106,7 @@ def test_sample_from_a_file_and_from_nothing(run, tmp_path):
         run, tmp_path / "file", f"--context={tmp_path}/walk.mp4", "--context_frames=2"
     )
     pixels, _ = video_files.read_video(tmp_path / "walk.mp4")
-    expected = Codec.load("maze").encode(video_files.square_frames(pixels[[-4, -1]], 64))
+    expected = Tokenizer.load("maze").encode(video_files.square_frames(pixels[[-4, -1]], 64))
     np.testing.assert_array_equal(written["tokens"][:2], expected)
     too_long = ("--task=inbetween", "--length=12")
     with pytest.raises(ValueError, match="lower --context_frames"):
@@ -159,10 +159,10 @@ def test_impossible_samples_are_refused_and_nothing_is_written(run, tmp_path, ar
     assert not any(tmp_path.iterdir())
 
 
-def test_another_codec_is_refused(run, tmp_path):
-    codec = Codec.load("maze")
+def test_another_tokenizer_is_refused(run, tmp_path):
+    tokenizer = Tokenizer.load("maze")
     flat = load_file(PRETRAINED / "maze" / "model.safetensors")
-    save_tokenizer(tmp_path / "other", codec.config, {"codebook": flat["codebook"]})
+    save_tokenizer(tmp_path / "other", tokenizer.config, {"codebook": flat["codebook"]})
     (tmp_path / "other" / "model.safetensors").write_bytes(
         (PRETRAINED / "maze" / "model.safetensors").read_bytes()
     )
@@ -170,7 +170,7 @@ def test_another_codec_is_refused(run, tmp_path):
     (tmp_path / "other" / "config.json").write_text(settings + "\n")
     (tmp_path / "other" / "sha256").unlink()
     with pytest.raises(ValueError, match=r"'maze'.*'other'"):
-        run_sample(run, tmp_path / "out", f"--codec={tmp_path}/other")
+        run_sample(run, tmp_path / "out", f"--tokenizer={tmp_path}/other")
 
 
 def test_averaged_weights_are_all_that_sampling_loads(run):
@@ -179,21 +179,21 @@ def test_averaged_weights_are_all_that_sampling_loads(run):
     assert set(loaded.params) >= {"blocks", "head", "token_embedding"}
 
 
-def test_tokenizer_program_trains_and_writes_a_codec(tmp_path):
+def test_tokenizer_program_trains_and_writes_a_tokenizer(tmp_path):
     command = [sys.executable, "-m", "launch.train_tokenizer"]
     command += ["--config=configs/maze_tokenizer.py:smoke", f"--workdir={tmp_path}"]
     quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=quick)
     assert done.returncode == 0, done.stderr
     assert "of codes used" in done.stderr
-    assert Codec.load(tmp_path / "codec").config.codebook_size == 64
+    assert Tokenizer.load(tmp_path / "tokenizer").config.codebook_size == 64
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
 def test_samplers_are_compared_on_the_same_videos(run):
     loaded = load_run(run)
     videos = read_token_dataset(run.parent / "data", "test")
-    groups = code_groups(Codec.load("maze").codebook, 8)
+    groups = code_groups(Tokenizer.load("maze").codebook, 8)
     arena = comparing.Arena(loaded, videos, groups, num_videos=1, factors=(1, 3))
     labels = ("mgm:stride=1,counts=cosine", "rolling:num_steps=4")
     contestants = [comparing.parse(label) for label in labels]
@@ -222,7 +222,7 @@ def test_samplers_are_compared_on_the_same_videos(run):
 
 
 def test_the_unmasking_is_drawn_from_grey_to_the_finished_window(run):
-    loaded, codec = load_run(run), Codec.load("maze")
+    loaded, tokenizer = load_run(run), Tokenizer.load("maze")
     context = read_token_dataset(run.parent / "data", "test")[0]["tokens"][:1].astype(np.int32)
     with tiny.quick_compilation():
         tokens, steps, num_steps = trajectories.reveal(
@@ -230,10 +230,10 @@ def test_the_unmasking_is_drawn_from_grey_to_the_finished_window(run):
         )
     assert num_steps == 3
     np.testing.assert_array_equal(tokens[:1], context)
-    images = trajectories.animate(codec, [("row", tokens, steps, num_steps)], num_images=4)
+    images = trajectories.animate(tokenizer, [("row", tokens, steps, num_steps)], num_images=4)
     first, last = images[0, trajectories.LABEL_HEIGHT :], images[3, trajectories.LABEL_HEIGHT :]
-    width = codec.config.frame_size + trajectories.GAP
-    np.testing.assert_array_equal(first[:, : width - 1], codec.decode(context)[0])
+    width = tokenizer.config.frame_size + trajectories.GAP
+    np.testing.assert_array_equal(first[:, : width - 1], tokenizer.decode(context)[0])
     assert np.all(first[:, width : 2 * width - 1] == trajectories.GREY)
-    np.testing.assert_array_equal(last[:, width : 2 * width - 1], codec.decode(tokens)[1])
+    np.testing.assert_array_equal(last[:, width : 2 * width - 1], tokenizer.decode(tokens)[1])
     np.testing.assert_array_equal(images[-1], images[3])  # holds

@@ -15,7 +15,7 @@ from flax import nnx
 from launch import reconstructing
 from maskflow_jax.evaluation import reconstruction
 from maskflow_jax.io import video_files
-from maskflow_jax.tokenizers.tokenizer import Codec, save_tokenizer
+from maskflow_jax.tokenizers.tokenizer import Tokenizer, save_tokenizer
 from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +32,7 @@ CONFIG = VQGANConfig(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("codecs") / "tiny"
+    folder = tmp_path_factory.mktemp("tokenizers") / "tiny"
     params = tiny.random_params(lambda: VQGAN(CONFIG, nnx.Rngs(0)), scale=0.3)
     save_tokenizer(folder, CONFIG, params)
     return folder
@@ -89,12 +89,12 @@ def test_figures_over_videos_count_frames_alike():
 
 def test_the_report_of_a_folder(folder, videos, tmp_path):
     pytest.importorskip("skimage")
-    command = [sys.executable, "-m", "launch.reconstruct", f"--codec={folder}"]
+    command = [sys.executable, "-m", "launch.reconstruct", f"--tokenizer={folder}"]
     command += [f"--videos={videos}", f"--out={tmp_path}", "--num_frames=5"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     contents = json.loads((tmp_path / "report.json").read_text())
-    assert contents["tokenizer"] == Codec.load(folder).identity
+    assert contents["tokenizer"] == Tokenizer.load(folder).identity
     assert (contents["videos"], contents["frames"]) == (2, 10)
     assert [entry["frames"] for entry in contents["by_video"]] == [5, 5]
     mean = np.mean([entry["psnr"] for entry in contents["by_video"]])
@@ -110,7 +110,7 @@ def test_the_report_of_a_folder(folder, videos, tmp_path):
 
 
 class Blurring:
-    """A codec of another kind, as far as the report can tell: tokens are brightness."""
+    """A tokenizer of another kind, as far as the report can tell: tokens are brightness."""
 
     config = SimpleNamespace(frame_size=24, codebook_size=256)
     identity: ClassVar[dict] = {"name": "blur", "codebook_size": 256}
@@ -122,7 +122,7 @@ class Blurring:
         return tokens.repeat(2, 1).repeat(2, 2)[..., None].repeat(3, 3).astype(np.uint8)
 
 
-def test_the_report_of_the_maze_by_any_codec(tmp_path):
+def test_the_report_of_the_maze_by_any_tokenizer(tmp_path):
     pytest.importorskip("skimage")
     pytest.importorskip("vizdoom")
     sizes = {"num_videos": 1, "num_frames": 3, "num_shown": 0}
@@ -144,17 +144,17 @@ def test_the_report_of_another_source(tmp_path):
         Blurring(), str(tmp_path), tmp_path, kind="arrays", settings=settings, **sizes
     )
     assert [(entry["video"], entry["frames"]) for entry in contents["by_video"]] == [("a.npz", 4)]
-    with pytest.raises(ValueError, match="unknown source 'arrays'"):
-        reconstructing.report(Blurring(), str(tmp_path), tmp_path, kind="arrays", **sizes)
+    with pytest.raises(ValueError, match="unknown source 'movies'"):
+        reconstructing.report(Blurring(), str(tmp_path), tmp_path, kind="movies", **sizes)
 
 
 def test_nothing_to_report_on(folder, videos, tmp_path):
-    codec = Codec.load(folder)
+    tokenizer = Tokenizer.load(folder)
     sizes = {"num_videos": 2, "num_frames": 2, "num_shown": 0}
     with pytest.raises(FileNotFoundError, match="give a file, a folder, or maze"):
-        reconstructing.report(codec, str(tmp_path / "none"), tmp_path, **sizes)
+        reconstructing.report(tokenizer, str(tmp_path / "none"), tmp_path, **sizes)
     with pytest.raises(ValueError, match=r"no video of .* could be read:\s+.*broken\.AVI"):
-        reconstructing.report(codec, str(videos / "broken.AVI"), tmp_path, **sizes)
+        reconstructing.report(tokenizer, str(videos / "broken.AVI"), tmp_path, **sizes)
 
 
 def test_without_scikit_image_the_extra_is_named(monkeypatch):

@@ -203,7 +203,7 @@ def test_bad_numpy_files(tmp_path):
 def test_ucf101(tmp_path):
     root = tmp_path / "UCF-101"
     for name in ("A/v_A_g01_c01.avi", "A/v_A_g02_c01.avi", "B/v_B_g01_c01.avi", "lost.avi"):
-        write_video(root / name, moving(3), codec="mpeg4")
+        write_video(root / name, moving(3), tokenizer="mpeg4")
     source = make_source("ucf101", {"root": root})
     items = by_id(source)
     assert {name: item.labels["class"] for name, item in items.items()} == {

@@ -241,7 +241,9 @@ def test_reader_errors(tmp_path):
 
 
 def test_check_tokenizer():
-    check_tokenizer(TOKENIZER, {**TOKENIZER, "name": "renamed", "grid": (2, 3)}, other_name="codec")
+    check_tokenizer(
+        TOKENIZER, {**TOKENIZER, "name": "renamed", "grid": (2, 3)}, other_name="tokenizer"
+    )
     other = {**TOKENIZER, "name": "big", "sha256": "f" * 64, "codebook_size": 512}
     message = (
         r"'tiny' \(sha256 01234567, 65536 codes, 2x3 .*checkpoint's is 'big' "

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("compilation_cache")  # all runs here are o
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """A codec that was never trained, and a dataset that says it is the codec's."""
+    """A tokenizer that was never trained, and a dataset that says it is the tokenizer's."""
     directory = tmp_path_factory.mktemp("shared")
     write_world(directory)
     return directory
@@ -133,7 +133,10 @@ def diverging_at(step):
 
 def launch(environment, shared, workdir, *flags, prefix=()):
     """Starts `launch.train` as a user does."""
-    changes = CHANGES | {"data.directory": f"{shared}/data", "data.codec": f"{shared}/codec"}
+    changes = CHANGES | {
+        "data.directory": f"{shared}/data",
+        "data.tokenizer": f"{shared}/tokenizer",
+    }
     command = [*prefix, sys.executable, "-m", "launch.train", "--config=configs/maze.py:smoke"]
     command += [f"--config.{name}={value}" for name, value in changes.items()]
     return subprocess.Popen(
@@ -201,7 +204,7 @@ def test_an_unknown_setting_on_the_command_line_is_named(shared, tmp_path):
         ({"optimizer__lr": 1.0}, ValueError, "optimizer has no 'lr'; choose from learning_rate"),
         ({"run__steps": 1}, ValueError, "run has no 'steps'; choose from num_steps"),
         ({"mesh__fsdp": 5}, ValueError, "fsdp 5 x tensor 1 does not cover 1 devices"),
-        ({"data__codec": "nothing"}, FileNotFoundError, "no tokenizer at nothing"),
+        ({"data__tokenizer": "nothing"}, FileNotFoundError, "no tokenizer at nothing"),
         ({"sampling__sampler__name": "mmg"}, ValueError, "unknown sampler 'mmg'; choose .* mgm"),
     ],
 )
@@ -212,10 +215,10 @@ def test_settings_that_cannot_work_fail_before_training(shared, tmp_path, change
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
-def test_a_codec_that_did_not_make_the_dataset_is_named(shared, tmp_path):
+def test_a_tokenizer_that_did_not_make_the_dataset_is_named(shared, tmp_path):
     write_videos(tmp_path / "other")
     settings = settings_of(shared, data__directory=str(tmp_path / "other"))
-    with pytest.raises(ValueError, match=r"sha256 00000000.*codec.*'codec'.*sha256 differ"):
+    with pytest.raises(ValueError, match=r"sha256 00000000.*tokenizer.*'tokenizer'.*sha256 differ"):
         training.train_from_config(settings, tmp_path / "run")
     assert TOKENIZER["sha256"].startswith("00000000")
 

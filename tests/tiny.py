@@ -14,7 +14,7 @@ from configs import maze
 from maskflow_jax.data.dataset import read_token_dataset, write_token_dataset
 from maskflow_jax.data.pipeline import clip_batches
 from maskflow_jax.parallel import sharding
-from maskflow_jax.tokenizers.tokenizer import Codec, save_tokenizer
+from maskflow_jax.tokenizers.tokenizer import Tokenizer, save_tokenizer
 from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
 from maskflow_jax.training import trainer
 from maskflow_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -29,7 +29,7 @@ TOKENIZER = {
     "frame_size": 8,
 }
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, ema_decay=0.9)
-CODEC = VQGANConfig(
+AUTOENCODER = VQGANConfig(
     frame_size=8,
     base_width=4,
     width_multipliers=(1, 2),
@@ -57,7 +57,7 @@ def resolved_config(**changes):
     """A resolved config; `model__depth=4` changes the field of a section."""
     config = {
         "seed": 0,
-        "data": {"directory": "d", "codec": "c", "num_workers": 0, "clip_frames": 4},
+        "data": {"directory": "d", "tokenizer": "c", "num_workers": 0, "clip_frames": 4},
         "model": {"depth": 2, "width": 16, "num_heads": 2},
         "flow": {
             "schedule": "quadratic",
@@ -100,10 +100,10 @@ def random_params(build, *, seed=0, scale=1.0):
 
 
 def write_world(directory):
-    """A codec that was never trained, and a dataset that says it is the codec's."""
-    params = random_params(lambda: VQGAN(CODEC, nnx.Rngs(0)), scale=0.3)
-    save_tokenizer(directory / "codec", CODEC, params)
-    write_videos(directory / "data", tokenizer=Codec.load(directory / "codec").identity)
+    """A tokenizer that was never trained, and a dataset that says it is the tokenizer's."""
+    params = random_params(lambda: VQGAN(AUTOENCODER, nnx.Rngs(0)), scale=0.3)
+    save_tokenizer(directory / "tokenizer", AUTOENCODER, params)
+    write_videos(directory / "data", tokenizer=Tokenizer.load(directory / "tokenizer").identity)
 
 
 def settings_of(world, **changes):
@@ -112,7 +112,7 @@ def settings_of(world, **changes):
     changes = CHANGES | {name.replace("__", "."): value for name, value in changes.items()}
     with config.unlocked():
         config.update_from_flattened_dict(
-            {"data.directory": f"{world}/data", "data.codec": f"{world}/codec", **changes}
+            {"data.directory": f"{world}/data", "data.tokenizer": f"{world}/tokenizer", **changes}
         )
     return config.to_dict()
 

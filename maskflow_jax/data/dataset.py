@@ -162,7 +162,7 @@ def write_token_dataset(
         directory: of the new dataset; must be free, its parents are created.
         splits: split name to videos `(id, tokens, fps)`, tokens integers [F, h, w], fps in frames
             per second. Each iterable is consumed once, one video at a time.
-        tokenizer: identity of the tokenizer (`Codec.identity`).
+        tokenizer: identity of the tokenizer (`Tokenizer.identity`).
         source: settings of the videos' source, anything JSON can hold.
         overwrite: replace an existing dataset, once the new one is complete.
         attached: files to copy into the dataset, such as a manifest; read once all videos are.
@@ -229,9 +229,9 @@ def check_free(directory: str | Path, *, overwrite: bool) -> None:
 
 
 def check_tokenizer(dataset_tokenizer: dict, other: dict, *, other_name: str) -> None:
-    """Checks that a dataset's tokens belong to the tokenizer of a codec or a trained model.
+    """Checks that a dataset's tokens belong to the tokenizer of a tokenizer or a trained model.
 
-    The name may differ, as when a codec's directory is renamed.
+    The name may differ, as when a tokenizer's directory is renamed.
 
     Args:
         dataset_tokenizer: identity saved with the dataset.
@@ -335,7 +335,9 @@ def _normalised(tokenizer: dict[str, Any]) -> dict[str, Any]:
     """The identity with its grid as a list, as JSON gives it back."""
     missing = [key for key in _TOKENIZER_KEYS if key not in tokenizer]
     if missing:
-        raise ValueError(f"a tokenizer's record lacks {', '.join(missing)}: pass `Codec.identity`")
+        raise ValueError(
+            f"a tokenizer's record lacks {', '.join(missing)}: pass `Tokenizer.identity`"
+        )
     return {**tokenizer, "grid": list(tokenizer["grid"])}
 
 

@@ -1,4 +1,4 @@
-"""Tokenizers of torch that this project has never seen, as exported programs behind `Codec`'s face.
+"""Tokenizers from other PyTorch code: exported programs behind the interface of `Tokenizer`.
 
 A directory that `exporting.py` wrote holds `config.json` and two programs of `torch.export`:
 
@@ -73,12 +73,12 @@ class ExportedConfig:
         object.__setattr__(self, "grid", tuple(self.grid))
 
 
-class ExportedCodec:
+class ExportedTokenizer:
     """Encodes frames to tokens and decodes tokens to frames by programs of torch.
 
     Attributes:
         config: what is known of the programs.
-        identity: as `Codec.identity`.
+        identity: as `Tokenizer.identity`.
         batch_size: frames handled by one call.
     """
 
@@ -130,7 +130,7 @@ class ExportedCodec:
         self._encoder, self._decoder = encoder.module(), decoder.module()
 
     @classmethod
-    def load(cls, directory: Path, **kwargs) -> "ExportedCodec":
+    def load(cls, directory: Path, **kwargs) -> "ExportedTokenizer":
         """Loads the programs of a directory; they can run code, see above.
 
         Args:
@@ -179,7 +179,7 @@ class ExportedCodec:
         """Encodes frames.
 
         Args:
-            frames: uint8 [F, S, S, 3] with S the codec's frame size.
+            frames: uint8 [F, S, S, 3] with S the tokenizer's frame size.
 
         Returns:
             Tokens int32 [F, h, w].

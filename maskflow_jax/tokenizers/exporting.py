@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from maskflow_jax.tokenizers.exported import FILES, ExportedCodec, ExportedConfig, import_torch
+from maskflow_jax.tokenizers.exported import FILES, ExportedConfig, ExportedTokenizer, import_torch
 
 _MAX_BATCH = 4096  # of programs that take any number of frames
 _LIVE_TENSORS = 4  # copies of the largest that are there at once; torch frees early
@@ -25,8 +25,8 @@ def export_tokenizer(
     frame_size: int,
     codebook_size: int,
     batch_size: int | None = None,
-) -> ExportedCodec:
-    """Writes a tokenizer as a directory that `Codec.load` takes.
+) -> ExportedTokenizer:
+    """Writes a tokenizer as a directory that `Tokenizer.load` takes.
 
     The programs are loaded again and compared with the original on random images; only a pair that
     agrees is kept.
@@ -37,13 +37,13 @@ def export_tokenizer(
             returns integers [B, h, w] in [0, codebook_size), and nothing else; `decode` takes
             int64 [B, h, w] and returns images [B, 3, S, S]. Modules are set to evaluation. A pair
             of modules makes smaller files: each holds its own weights only.
-        directory: to write; its name becomes the codec's.
+        directory: to write; its name becomes the tokenizer's.
         frame_size: S, in pixels.
         codebook_size: number of different tokens.
         batch_size: frames that the programs take, for networks that cannot take any number.
 
     Returns:
-        The codec, loaded from the directory.
+        The tokenizer, loaded from the directory.
 
     Raises:
         FileExistsError: if the directory is there and not empty.
@@ -79,8 +79,8 @@ def export_tokenizer(
         (part / FILES[0]).write_text(settings)
         for program, name in zip(programs, FILES[1:], strict=True):
             torch.export.save(program, str(part / name))
-        _compare(torch, ExportedCodec.load(part), encode, decode)
-    return ExportedCodec.load(directory)
+        _compare(torch, ExportedTokenizer.load(part), encode, decode)
+    return ExportedTokenizer.load(directory)
 
 
 def _functions(torch: ModuleType, tokenizer: Any) -> tuple[Any, Any]:
@@ -162,17 +162,17 @@ def _check_images(decoded: Any, images: Any) -> None:
         )
 
 
-def _compare(torch: ModuleType, codec: ExportedCodec, encode: Any, decode: Any) -> None:
+def _compare(torch: ModuleType, tokenizer: ExportedTokenizer, encode: Any, decode: Any) -> None:
     """Raises ValueError unless the written programs do what the original does."""
-    config = codec.config
+    config = tokenizer.config
     for count in [config.batch_size] if config.batch_size else [1, 3]:
         images = _images(torch, count, config.frame_size, seed=count)
         with torch.no_grad():
-            tokens, written = encode(images), codec._encoder(images)
+            tokens, written = encode(images), tokenizer._encoder(images)
             if not torch.equal(tokens, written):
                 share = (tokens != written).float().mean().item()
                 raise ValueError(f"the exported encoder changes {share:.2%} of the tokens")
-            error = (decode(tokens.long()) - codec._decoder(tokens.long())).abs().max().item()
+            error = (decode(tokens.long()) - tokenizer._decoder(tokens.long())).abs().max().item()
         if not error <= _TOLERANCE:
             raise ValueError(f"the exported decoder differs by {error:.2g}, over {_TOLERANCE:g}")
 

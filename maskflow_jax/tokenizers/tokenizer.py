@@ -1,12 +1,12 @@
 """Video to tokens and back, in fixed-size batches of frames, behind one small interface.
 
-A codec is a directory with `config.json` (the shape of the autoencoder) and `model.safetensors`
+A tokenizer is a directory with `config.json` (the shape of the autoencoder) and `model.safetensors`
 (its weights). The SHA-256 of the two is its identity: datasets and training runs record it, so that
 tokens are never decoded by a tokenizer that did not make them. The conversion between uint8 pixels
 and the network's [-1, 1] lives here and nowhere else.
 
-A directory whose `config.json` says so holds a tokenizer of torch instead, which `Codec.load` runs
-behind the same interface (`exported.py`).
+A directory whose `config.json` says so holds a PyTorch tokenizer instead, which `Tokenizer.load`
+runs behind the same interface (`exported.py`).
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from maskflow_jax.tokenizers import batching
 from maskflow_jax.tokenizers.vqgan import VQGANConfig, abstract_vqgan
 
 if TYPE_CHECKING:
-    from maskflow_jax.tokenizers.exported import ExportedCodec
+    from maskflow_jax.tokenizers.exported import ExportedTokenizer
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 DTYPES = ("float32", "bfloat16")
@@ -43,7 +43,7 @@ def to_uint8(images: jax.Array) -> jax.Array:
     return jnp.round((jnp.clip(images, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
 
-class Codec:
+class Tokenizer:
     """Encodes frames to tokens and decodes tokens to frames, on all devices of this process.
 
     Attributes:
@@ -108,8 +108,8 @@ class Codec:
         self._params = jax.device_put({**network, "codebook": self._codebook}, everywhere)
 
     @classmethod
-    def load(cls, path: str | Path, **kwargs) -> "Codec | ExportedCodec":
-        """Loads a codec from a directory, or from a name shipped with the package.
+    def load(cls, path: str | Path, **kwargs) -> "Tokenizer | ExportedTokenizer":
+        """Loads a tokenizer from a directory, or from a name shipped with the package.
 
         Args:
             path: a directory with `config.json` and `model.safetensors`, or a name such as "maze",
@@ -117,7 +117,7 @@ class Codec:
             **kwargs: passed on to the constructor: `batch_size`, `memory_gb`, `dtype`.
 
         Raises:
-            FileNotFoundError: if neither a directory nor a shipped codec of that name exists.
+            FileNotFoundError: if neither a directory nor a shipped tokenizer of that name exists.
             ImportError: if it is a tokenizer of torch, and torch is missing.
             ValueError: if the weights are damaged or do not fit the config, every mismatch named.
         """
@@ -125,9 +125,9 @@ class Codec:
         if not directory.is_dir():
             directory = PRETRAINED / str(path)
         if _kind(directory / "config.json") == "torch_export":
-            from maskflow_jax.tokenizers.exported import ExportedCodec
+            from maskflow_jax.tokenizers.exported import ExportedTokenizer
 
-            return ExportedCodec.load(directory, **kwargs)
+            return ExportedTokenizer.load(directory, **kwargs)
         weights, settings = directory / "model.safetensors", directory / "config.json"
         if not (weights.is_file() and settings.is_file()):
             shipped = ", ".join(sorted(p.name for p in PRETRAINED.glob("*") if p.is_dir()))
@@ -163,7 +163,7 @@ class Codec:
         """Encodes frames.
 
         Args:
-            frames: uint8 [F, S, S, 3] with S the codec's frame size.
+            frames: uint8 [F, S, S, 3] with S the tokenizer's frame size.
 
         Returns:
             Tokens int32 [F, h, w].
@@ -225,18 +225,18 @@ def _compiled(config: VQGANConfig, dtype: np.dtype, devices: list) -> tuple:
 
 
 def _kind(settings: Path) -> str | None:
-    """What kind of codec a `config.json` says it is; None for an autoencoder of this project."""
+    """The `kind` that a `config.json` states; None for an autoencoder of this project."""
     try:
         return json.loads(settings.read_text()).get("kind")
     except (OSError, ValueError, AttributeError):
-        # Missing and damaged files are reported where the codec is read.
+        # Missing and damaged files are reported where the tokenizer is read.
         return None
 
 
 def save_tokenizer(directory: str | Path, config: VQGANConfig, params: dict) -> None:
     """Writes `config.json`, `model.safetensors` (float32) and their `sha256` into `directory`.
 
-    Each file is replaced as a whole, so an interrupted save leaves the codec that was there.
+    Each file is replaced as a whole, so an interrupted save leaves the tokenizer that was there.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -255,7 +255,7 @@ def save_tokenizer(directory: str | Path, config: VQGANConfig, params: dict) -> 
 
 
 def _digest(directory: Path) -> str:
-    """SHA-256 of a codec's two files."""
+    """SHA-256 of a tokenizer's two files."""
     contents = [(directory / name).read_bytes() for name in ("config.json", "model.safetensors")]
     return hashlib.sha256(b"".join(contents)).hexdigest()
 

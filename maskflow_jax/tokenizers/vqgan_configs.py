@@ -121,7 +121,7 @@ def config_from_settings(settings: Mapping[str, Any], *, source: str) -> VQGANCo
     """Reads a config file of LDM or taming-transformers, or of this project.
 
     Args:
-        settings: what the file holds: a `model` section, or its `params`, or a codec's config.json.
+        settings: contents of the file: a `model` section, its `params`, or our config.json.
         source: name of the file, for errors.
 
     Raises:

@@ -28,7 +28,7 @@ VARIANT_SETTINGS = ("depth", "width", "num_heads", "patch_size")
 
 # The keys of the sections whose keys are not the arguments of a function or class.
 SECTIONS = {
-    "data": ("directory", "codec", "clip_frames", "batch_size", "num_workers", "source"),
+    "data": ("directory", "tokenizer", "clip_frames", "batch_size", "num_workers", "source"),
     "flow": ("schedule", "frame_times", "weighting", "mask_ce", "frame_block"),
     "sampling": ("context_frames", "sampler"),
 }
@@ -39,9 +39,9 @@ NAMES = ("seed", "weights_format", "model", "optimizer", "run", "mesh", "tokeniz
 WEIGHTS_FORMAT = 2
 
 # Settings that say how long a run lasts, where it runs and what it shows, not what it learns. The
-# places of dataset and codec are free because their contents are checked.
+# places of dataset and tokenizer are free because their contents are checked.
 FREE_SETTINGS = re.compile(
-    r"(run|mesh|sampling)\.|data\.(directory|codec|num_workers)$|tokenizer\.name$"
+    r"(run|mesh|sampling)\.|data\.(directory|tokenizer|num_workers)$|tokenizer\.name$"
     r"|model\.(remat|attention)$|optimizer\.micro_batches$|flow\.frame_block$"
 )
 

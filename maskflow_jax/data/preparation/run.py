@@ -23,7 +23,7 @@ from maskflow_jax.data.sources.items import Item, describe, stable_hash
 
 
 class Encoder(Protocol):
-    """What is needed of a tokenizer; `Codec` is one."""
+    """What is needed of a tokenizer; `Tokenizer` is one."""
 
     identity: dict[str, Any]
     batch_size: int

@@ -56,7 +56,7 @@ def import_token_files(
     Args:
         file: the HDF5 file.
         directory: of the new dataset.
-        tokenizer: identity of the tokenizer that made the tokens (`Codec.identity`).
+        tokenizer: identity of the tokenizer that made the tokens (`Tokenizer.identity`).
         fps: frames per second, which the files do not tell.
         test_file: a second file, of the held-out videos. Without it, a video is held out by the
             digest of its tokens, so that it stays held out whatever else is in the file.

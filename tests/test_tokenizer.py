@@ -1,4 +1,4 @@
-"""The codec: files, identity, batches, pixels, and what it refuses."""
+"""The tokenizer: files, identity, batches, pixels, and what it refuses."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from flax import nnx
 
 from maskflow_jax.tokenizers.tokenizer import (
     PRETRAINED,
-    Codec,
+    Tokenizer,
     save_tokenizer,
     to_uint8,
     to_unit_range,
@@ -39,14 +39,14 @@ def params():
 
 @pytest.fixture(scope="module")
 def directory(params, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("codecs") / "tiny"
+    directory = tmp_path_factory.mktemp("tokenizers") / "tiny"
     save_tokenizer(directory, CONFIG, params)
     return directory
 
 
 @pytest.fixture(scope="module")
-def codec(directory):
-    return Codec.load(directory, batch_size=4)
+def tokenizer(directory):
+    return Tokenizer.load(directory, batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -62,55 +62,55 @@ def test_pixels_survive_the_round_trip_exactly():
     np.testing.assert_array_equal(to_uint8(np.array([-7.0, 7.0])), [0, 255])
 
 
-def test_saved_codec_is_the_network_that_was_saved(codec, params, frames):
+def test_saved_tokenizer_is_the_network_that_was_saved(tokenizer, params, frames):
     model = nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: VQGAN(CONFIG, nnx.Rngs(0)))), params)
     expected = jax.jit(lambda x: model.nearest_code(model.encode(to_unit_range(x))))(frames)
-    tokens = codec.encode(frames)
+    tokens = tokenizer.encode(frames)
     assert tokens.shape == (10, 8, 8)
     assert len(np.unique(tokens)) > 3
     np.testing.assert_array_equal(tokens, expected)
     images = jax.jit(lambda tokens: to_uint8(model.decode_tokens(tokens)))(tokens)
-    decoded = codec.decode(tokens)
+    decoded = tokenizer.decode(tokens)
     assert decoded.dtype == np.uint8
     # One grey level of rounding where a different batch size sums in a different order.
     assert np.abs(decoded.astype(int) - np.asarray(images).astype(int)).max() <= 1
 
 
-def test_padding_of_the_last_batch_changes_nothing(codec, frames):
-    np.testing.assert_array_equal(codec.encode(frames)[:5], codec.encode(frames[:5]))
-    assert codec.encode(frames[:0]).shape == (0, 8, 8)
+def test_padding_of_the_last_batch_changes_nothing(tokenizer, frames):
+    np.testing.assert_array_equal(tokenizer.encode(frames)[:5], tokenizer.encode(frames[:5]))
+    assert tokenizer.encode(frames[:0]).shape == (0, 8, 8)
 
 
-def test_identity_follows_weights_and_config(codec, directory, params, tmp_path):
-    assert codec.identity["name"] == "tiny"
-    assert codec.identity["grid"] == [8, 8]
-    assert Codec.load(directory).identity == codec.identity
+def test_identity_follows_weights_and_config(tokenizer, directory, params, tmp_path):
+    assert tokenizer.identity["name"] == "tiny"
+    assert tokenizer.identity["grid"] == [8, 8]
+    assert Tokenizer.load(directory).identity == tokenizer.identity
     changed = {**params, "codebook": params["codebook"] + 1}
     save_tokenizer(tmp_path, CONFIG, changed)
-    assert Codec.load(tmp_path).identity["sha256"] != codec.identity["sha256"]
+    assert Tokenizer.load(tmp_path).identity["sha256"] != tokenizer.identity["sha256"]
 
 
-def test_frames_of_another_size_or_type_are_refused(codec, frames):
+def test_frames_of_another_size_or_type_are_refused(tokenizer, frames):
     with pytest.raises(ValueError, match=r"takes uint8 frames \[F, 16, 16, 3\]"):
-        codec.encode(frames[:, :8])
+        tokenizer.encode(frames[:, :8])
     with pytest.raises(ValueError, match="takes uint8"):
-        codec.encode(frames.astype(np.float32))
+        tokenizer.encode(frames.astype(np.float32))
 
 
 @pytest.mark.parametrize("token", [-1, 20])
-def test_mask_and_negative_tokens_are_never_decoded(codec, token):
+def test_mask_and_negative_tokens_are_never_decoded(tokenizer, token):
     with pytest.raises(ValueError, match="must be sampled, not decoded"):
-        codec.decode(np.full((1, 8, 8), token))
+        tokenizer.decode(np.full((1, 8, 8), token))
 
 
-def test_another_grid_is_not_decoded(codec):
+def test_another_grid_is_not_decoded(tokenizer):
     with pytest.raises(ValueError, match=r"decodes grids of \[8, 8\]"):
-        codec.decode(np.zeros((1, 4, 4), int))
+        tokenizer.decode(np.zeros((1, 4, 4), int))
 
 
-def test_missing_codec_names_the_shipped_ones(tmp_path):
+def test_missing_tokenizer_names_the_shipped_ones(tmp_path):
     with pytest.raises(FileNotFoundError, match="maze"):
-        Codec.load(tmp_path / "nothing")
+        Tokenizer.load(tmp_path / "nothing")
 
 
 def test_damaged_weights_are_refused(directory, tmp_path):
@@ -119,7 +119,7 @@ def test_damaged_weights_are_refused(directory, tmp_path):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match="cannot be read"):
-        Codec.load(tmp_path)
+        Tokenizer.load(tmp_path)
 
 
 def test_weights_of_another_config_are_refused_with_all_names(directory, tmp_path):
@@ -127,10 +127,10 @@ def test_weights_of_another_config_are_refused_with_all_names(directory, tmp_pat
     settings = json.loads((directory / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(settings | {"codebook_size": 21}))
     with pytest.raises(ValueError, match=r"codebook has shape \(20, 3\)"):
-        Codec.load(tmp_path)
+        Tokenizer.load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(settings | {"depth": 3}))
     with pytest.raises(ValueError, match="depth"):
-        Codec.load(tmp_path)
+        Tokenizer.load(tmp_path)
 
 
 def test_files_that_are_not_those_of_the_digest_are_refused(tmp_path):
@@ -140,6 +140,9 @@ def test_files_that_are_not_those_of_the_digest_are_refused(tmp_path):
     changed[-1] ^= 1
     weights.write_bytes(changed)
     with pytest.raises(ValueError, match="damaged or was changed by hand"):
-        Codec.load(tmp_path / "maze")
+        Tokenizer.load(tmp_path / "maze")
     (tmp_path / "maze" / "sha256").unlink()  # a folder without it is read as it is
-    assert Codec.load(tmp_path / "maze").identity["sha256"] != Codec.load("maze").identity["sha256"]
+    assert (
+        Tokenizer.load(tmp_path / "maze").identity["sha256"]
+        != Tokenizer.load("maze").identity["sha256"]
+    )
