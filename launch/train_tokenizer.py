@@ -1,10 +1,10 @@
-"""Trains a VQ tokenizer on rendered maze video and writes it as a tokenizer.
+"""Trains a tokenizer on rendered maze video.
 
     python -m launch.train_tokenizer --config=configs/maze_tokenizer.py --workdir=runs/tokenizer
 
 leaves `workdir/tokenizer` (config.json, model.safetensors), which `Tokenizer.load` takes, and its
-figures in `workdir/metrics.jsonl`. The tokenizer is rewritten at every evaluation, so an
-interrupted run keeps its last one; the run itself does not resume.
+figures in `workdir/metrics.jsonl`. Started again, the training of a "patch_vq" goes on from its
+last saved state; that of a VQGAN does not, but it rewrites its tokenizer at every evaluation.
 """
 
 import time
@@ -15,6 +15,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from launch.patch_tokenizer import train_patch_tokenizer
 from launch.startup import start
 from maskflow_jax.data.sources.my_way_home import MazeConfig, maze_videos
 from maskflow_jax.evaluation.reconstruction import code_statistics, psnr_of
@@ -54,6 +55,14 @@ def main(_) -> None:
     """Renders, trains, evaluates and saves."""
     start()
     config, workdir = _CONFIG.value, Path(_WORKDIR.value)
+    if config.get("kind") == "patch_vq":
+        train_patch_tokenizer(config.to_dict(), workdir)
+    else:
+        train_vqgan(config, workdir)
+
+
+def train_vqgan(config, workdir: Path) -> None:
+    """Trains a VQGAN on `my_way_home`."""
     directory = workdir / "tokenizer"
     if directory.exists():
         raise FileExistsError(f"{directory} holds a tokenizer already; choose another --workdir")

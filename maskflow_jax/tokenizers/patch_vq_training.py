@@ -116,7 +116,11 @@ def build(
     """
     graphdef, _ = abstract_patch_vq(model)
     rate = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, _WARM_UP_STEPS, config.num_steps, _LAST_RATE * config.learning_rate
+        init_value=0.0,
+        peak_value=config.learning_rate,
+        warmup_steps=min(_WARM_UP_STEPS, config.num_steps // 2),
+        decay_steps=config.num_steps,
+        end_value=_LAST_RATE * config.learning_rate,
     )
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.99))
 
