@@ -1,6 +1,7 @@
-"""The tokenizer of `my_way_home`: 64x64 frames to 8x8 tokens of 1,024 codes.
+r"""The tokenizer of `my_way_home`: 64x64 frames to 8x8 tokens of 1,024 codes.
 
-    python -m launch.train_tokenizer --config=configs/my_way_home_tokenizer.py --workdir=runs/tokenizer
+    python -m launch.train_tokenizer --config=configs/my_way_home_tokenizer.py \
+        --workdir=runs/my_way_home_tokenizer
 
 Made the tokenizer that ships with the package under the name "my_way_home".
 """

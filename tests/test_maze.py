@@ -1,272 +1,235 @@
-"""Maze walks: the same bytes for the same seed, apart across splits, always moving, no cuts."""
+"""Generated mazes as video: reproducible, held-out places, exact labels, always in motion."""
 
 import dataclasses
 import hashlib
-import itertools
-import math
 import multiprocessing
-import os
-import pathlib
-import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
 
-from maskflow_jax.data.sources import my_way_home, my_way_home_walk
+from maskflow_jax.data.sources import maze_engine
+from maskflow_jax.data.sources.maze import (
+    TEXTURES,
+    MazeSettings,
+    maze_videos,
+    video_labels,
+)
+from maskflow_jax.data.sources.maze_colours import wall_rgb
+from maskflow_jax.data.sources.maze_map import WALL_COLOURS, visible_walls
+from maskflow_jax.data.sources.maze_wad import map_name
 
-CONFIG = my_way_home.MazeConfig(num_videos=2, num_frames=12, fps=10, seed=7)
+SETTINGS = MazeSettings(num_videos=2, num_frames=12, seed=7)
 
 
-def config(**changes):
-    return dataclasses.replace(CONFIG, **changes)
+def settings(**changes):
+    return dataclasses.replace(SETTINGS, **changes)
 
 
-def digests(settings):
+def digests(of):
     """{id: hash of the frames}."""
-    return {
-        name: hashlib.sha256(frames.tobytes()).hexdigest()
-        for name, frames, _ in my_way_home.maze_videos(settings)
-    }
+    return {v.id: hashlib.sha256(v.frames.tobytes()).hexdigest() for v in maze_videos(of)}
 
 
 @pytest.fixture(scope="module")
 def short_digests():
-    return digests(CONFIG)
+    return digests(SETTINGS)
 
 
 @pytest.fixture(scope="module")
-def walks():
-    """Four videos of 20 s and, frame by frame, where the camera was: [4, 200, 3], x y angle."""
-    poses, engines = [], []
-    with pytest.MonkeyPatch.context() as patch:
-        set_up, frame = my_way_home._set_up, my_way_home._frame
-
-        def keep_engine(game, *args):
-            engines.append(game)
-            set_up(game, *args)
-
-        def keep_pose(*args):
-            poses.append(engines[0].get_state().game_variables.copy())
-            return frame(*args)
-
-        patch.setattr(my_way_home, "_set_up", keep_engine)
-        patch.setattr(my_way_home, "_frame", keep_pose)
-        videos = list(my_way_home.maze_videos(config(num_videos=4, num_frames=200)))
-    return np.stack([frames for _, frames, _ in videos]), np.reshape(poses, (4, 200, 3))
+def long_videos():
+    return list(maze_videos(settings(num_videos=4, num_frames=160, light=255)))
 
 
-def test_yields_id_frames_fps():
-    videos = list(my_way_home.maze_videos(config(num_frames=3, frame_size=48)))
-    assert [name for name, _, _ in videos] == ["maze_train_7_000000", "maze_train_7_000001"]
-    for _, frames, fps in videos:
-        assert frames.shape == (3, 48, 48, 3)
-        assert frames.dtype == np.uint8
-        assert fps == 10
+def test_yields_frames_ids_and_labels():
+    videos = list(maze_videos(settings(num_frames=3)))
+    assert [video.id for video in videos] == ["maze_train_7_000000", "maze_train_7_000001"]
+    for video in videos:
+        assert video.frames.shape == (3, 64, 64, 3)
+        assert video.frames.dtype == np.uint8
+        assert video.fps == 10
+        assert video.labels.walk.position.shape == (3, 2)
+        assert video.labels.walk.heading.shape == video.labels.walk.motion.shape == (3,)
+        assert video.labels.colours_seen.shape == (3, len(WALL_COLOURS))
 
 
 def test_same_seed_same_bytes_in_two_fresh_processes_at_once(short_digests):
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        both = pool.map(digests, [CONFIG, CONFIG], chunksize=1)
+        both = pool.map(digests, [SETTINGS, SETTINGS], chunksize=1)
     assert both == [short_digests, short_digests]
 
 
 def test_a_video_does_not_depend_on_those_before_it(short_digests):
-    alone = digests(config(num_videos=1, first_video=1))
+    alone = digests(settings(num_videos=1, first_video=1))
     assert alone == {"maze_train_7_000001": short_digests["maze_train_7_000001"]}
 
 
 def test_longer_video_starts_with_the_shorter():
-    short, long = (
-        next(my_way_home.maze_videos(config(num_frames=n)))[1] for n in (CONFIG.num_frames, 20)
-    )
-    np.testing.assert_array_equal(long[: CONFIG.num_frames], short)
+    (short,) = maze_videos(settings(num_videos=1, num_frames=5))
+    (long,) = maze_videos(settings(num_videos=1, num_frames=9))
+    np.testing.assert_array_equal(long.frames[:5], short.frames)
+
+
+def test_more_mazes_than_one_engine_holds(monkeypatch, short_digests):
+    monkeypatch.setattr("maskflow_jax.data.sources.maze._MAZES_PER_ENGINE", 1)
+    assert digests(SETTINGS) == short_digests
 
 
 def test_seeds_and_splits_give_other_videos(short_digests):
-    seen = [*short_digests.values()]
-    for changes in ({"split": "test"}, {"seed": 8}, {"first_video": 2}):
-        seen += digests(config(**changes)).values()
-    assert len(set(seen)) == 8
+    for other in ({"seed": 8}, {"split": "test"}):
+        assert not set(digests(settings(**other)).values()) & set(short_digests.values())
 
 
-def test_splits_never_share_an_engine_seed():
-    seeds = {
-        split: {
-            my_way_home.video_seeds(config(split=split, seed=seed), index, attempt)[0]
-            for seed in range(3)
-            for index in range(300)
-            for attempt in range(2)
-        }
-        for split in my_way_home.SPLITS
+def test_training_and_validation_mazes_are_disjoint():
+    mazes = {
+        split: [video_labels(settings(split=split), index).maze for index in range(200)]
+        for split in ("train", "test")
     }
-    assert {seed % 2 for seed in seeds["train"]} == {0}
-    assert {seed % 2 for seed in seeds["test"]} == {1}
-    assert min(len(drawn) for drawn in seeds.values()) > 1790  # and hardly any repeats within
+    assert {maze.seed % 2 for maze in mazes["train"]} == {0}
+    assert {maze.seed % 2 for maze in mazes["test"]} == {1}
+    plans = {split: {m.open.tobytes() for m in of} for split, of in mazes.items()}
+    assert len(plans["train"]) == 200
+    assert not plans["train"] & plans["test"]
 
 
-@pytest.mark.parametrize("fps", [35, 30, 17.5, 10, 7.3, 0.5])
-def test_rate_is_right_on_average(fps):
-    tics = my_way_home.frame_tics(200, fps)
-    assert tics[0] == 0
-    assert len(tics) == 200
-    assert all(abs(tic - frame * 35 / fps) <= 0.5 for frame, tic in enumerate(tics))
-    assert min(np.diff(tics)) >= 1
+def test_every_frame_moves(long_videos):
+    for video in long_videos:
+        change = np.abs(np.diff(video.frames.astype(int), axis=0)).max((1, 2, 3))
+        assert change.min() > 20
 
 
-def test_engine_advances_by_the_tics_of_each_frame(monkeypatch):
-    held = []
-    walk_to = my_way_home._walk_to
-
-    def count(game, walker, now, tic):
-        before = game.get_episode_time()
-        reached = walk_to(game, walker, now, tic)
-        held.append(game.get_episode_time() - before)
-        return reached
-
-    monkeypatch.setattr(my_way_home, "_walk_to", count)
-    next(my_way_home.maze_videos(config(num_frames=40, fps=7.3)))
-    assert held[1:] == np.diff(my_way_home.frame_tics(40, 7.3)).tolist()
-
-
-def test_every_frame_moves_and_overlaps_the_last(walks):
-    videos, poses = walks
-    change = np.abs(np.diff(videos.astype(float), axis=1)).mean((2, 3, 4))
-    assert np.mean(change < 1) < 0.01
-    turn = np.abs((np.diff(poses[..., 2], axis=1) + 180) % 360 - 180)
-    step = np.linalg.norm(np.diff(poses[..., :2], axis=1), axis=-1)
-    assert turn.max() < 15
-    assert step.max() < 20
-    assert np.mean((step < 1) & (turn < 1)) < 0.02
-    assert np.mean(step < 2) < 0.15  # it walks: no standing at a wall, little turning on the spot
-
-
-def test_turns_are_smooth(walks):
-    turn = (np.diff(walks[1][..., 2], axis=1) + 180) % 360 - 180
-    zigzag = (turn[:, 1:] * turn[:, :-1] < 0) & (
-        np.minimum(*np.abs([turn[:, 1:], turn[:, :-1]])) > 2
-    )
-    assert np.mean(zigzag) < 0.05
-
-
-def test_hardly_stares_at_walls(walks):
-    videos, _ = walks
-    contrast = videos.astype(float).std((2, 3)).mean(-1)
-    assert np.mean(contrast < 10) < 0.05
-    assert np.median(contrast) > 15
-
-
-def test_walks_see_the_maze(walks):
-    _, poses = walks
-    places = [{(x // 224, (y + 20) // 176) for x, y, _ in walk} for walk in poses]
-    assert min(map(len, places)) >= 4
-    assert len({tuple(walk[0, :2].round()) for walk in poses}) == 4
-
-
-def test_an_episode_that_ends_is_drawn_anew(monkeypatch):
-    attempts, render = [], my_way_home._render_walk
-
-    def end_early_once(game, settings, rng):
-        attempts.append(rng.bit_generator.state["state"]["state"])
-        frames = render(game, settings, rng)
-        return frames[:5] if len(attempts) == 1 else frames
-
-    monkeypatch.setattr(my_way_home, "_render_walk", end_early_once)
-    _, frames, _ = next(my_way_home.maze_videos(CONFIG))
-    assert len(frames) == CONFIG.num_frames
-    assert len(set(attempts)) == 2
-
-
-def test_reaching_the_vest_ends_the_walk_and_is_reported(monkeypatch):
-    # A walker that heads for the vest: the engine ends the episode, every time.
-    def act(self, x, y, angle):
-        turn = my_way_home_walk._turn_between(
-            angle, my_way_home_walk._bearing((x, y), (1040, -352))
+def test_labels_say_what_is_on_the_wall_in_every_pixel_column(long_videos):
+    """In full light, a pixel of a pure wall colour has the colour that the labels compute."""
+    rgb = wall_rgb().astype(int)
+    for video in long_videos:
+        horizon = video.frames[:, 32].astype(int)  # [F, S, 3]
+        pure = np.all(horizon[:, :, None] == rgb, axis=-1)  # [F, S, colours]
+        walls = visible_walls(
+            video.labels.maze, video.labels.walk.position, video.labels.walk.heading, 64
         )
-        return [0.0, 0.0, -turn] if abs(turn) > 1 else [60.0, 0.0, 0.0]
-
-    monkeypatch.setattr(my_way_home_walk.Walker, "act", act)
-    monkeypatch.setattr(my_way_home, "_WARM_UP", 1)
-    monkeypatch.setattr(my_way_home, "_MAX_ATTEMPTS", 3)
-    # A seed whose episode starts in the room next to the vest.
-    monkeypatch.setattr(
-        my_way_home, "video_seeds", lambda *_: (654007952, np.random.default_rng(0))
-    )
-    with pytest.raises(RuntimeError, match="ended early 3 times"):
-        next(my_way_home.maze_videos(config(num_frames=100)))
+        colour = video.labels.maze.colours[walls[..., 0], walls[..., 1]]
+        decided = pure.any(-1)
+        assert decided.mean() > 0.7
+        assert np.mean(np.argmax(pure, -1)[decided] == colour[decided]) > 0.998
 
 
-def test_leaves_the_working_directory_clean(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    walk = my_way_home.maze_videos(config(num_frames=2))
-    next(walk)
-    assert pathlib.Path.cwd() == tmp_path
-    assert not list(tmp_path.iterdir())
-    walk.close()
-    assert not list(tmp_path.iterdir())
+def test_colours_seen_are_those_of_the_columns(long_videos):
+    rgb = wall_rgb().astype(int)
+    for video in long_videos:
+        horizon = video.frames[:, 32].astype(int)
+        wide = np.stack([np.sum(np.all(horizon == c, -1), 1) >= 3 for c in rgb], 1)
+        assert np.all(video.labels.colours_seen[wide])
+        assert video.labels.colours_seen.any(1).all()
 
 
-def test_abandoned_iterator_closes_the_engine(tmp_path, monkeypatch):
-    games, set_up = [], my_way_home._set_up
-    monkeypatch.setattr(my_way_home.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(
-        my_way_home, "_set_up", lambda game, *a: (games.append(game), set_up(game, *a))
-    )
-    walk = my_way_home.maze_videos(config(num_frames=2))
-    next(walk)
-    assert games[0].is_running()
-    assert list(tmp_path.iterdir())
-    del walk
-    assert not games[0].is_running()
-    assert not list(tmp_path.iterdir())
+def test_the_engine_s_own_variables_agree_with_the_labels():
+    """Position and heading as the engine reports them, at the moment of each picture."""
+    import vizdoom
+
+    labels = video_labels(settings(num_frames=40), 0)
+    variable = vizdoom.GameVariable
+    poses = []
+    with maze_engine.maze_camera([labels.maze], frame_size=64, textures="plain", light=224) as cam:
+        look = cam._look
+
+        def note(*args):
+            look(*args)
+            names = (variable.POSITION_X, variable.POSITION_Y, variable.ANGLE)
+            poses.append([cam._game.get_game_variable(name) for name in names])
+
+        cam._look = note
+        cam.film(0, labels.walk)
+    poses = np.array(poses)
+    np.testing.assert_array_equal(poses[:, :2], labels.walk.position)
+    error = (poses[:, 2] - labels.walk.heading + 180) % 360 - 180
+    assert np.abs(error).max() < 0.02
+
+
+def test_frames_of_128_pixels_show_the_same_as_those_of_64():
+    (small,) = maze_videos(settings(num_videos=1, num_frames=4))
+    (large,) = maze_videos(settings(num_videos=1, num_frames=4, frame_size=128))
+    assert large.frames.shape == (4, 128, 128, 3)
+    shrunk = large.frames.reshape(4, 64, 2, 64, 2, 3).mean((2, 4))
+    assert np.abs(shrunk - small.frames).mean() < 3
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "change",
     [
-        ({"fps": 0}, "at most 35"),
-        ({"fps": 36}, "at most 35"),
-        ({"fps": math.nan}, "at most 35"),
-        ({"split": "valid"}, "'train', 'test'"),
-        ({"num_frames": 0}, "num_frames is 0: set it to 1"),
-        ({"num_videos": -1}, "num_videos is -1: set it to 0"),
-        ({"first_video": -1}, "first_video is -1"),
-        ({"frame_size": 0}, "1 to 240"),
-        ({"frame_size": 241}, "1 to 240"),
-        ({"seed": -1}, "seed is -1"),
-        ({"seed": 2**32}, "choose one from 0"),
+        {"rooms": 3},
+        {"colours": (8, 8)},
+        {"frames_per_cell": 8},
+        {"frames_per_turn": 3},
+        {"light": 160},
+        {"textures": "plain"},
+        {"textures": "my_way_home"},
     ],
 )
-def test_bad_settings_name_the_fix(changes, message):
-    with pytest.raises(ValueError, match=message):
-        config(**changes)
+def test_every_setting_changes_the_frames(change, short_digests):
+    assert set(digests(settings(**change)).values()).isdisjoint(short_digests.values())
 
 
-def test_missing_vizdoom_names_the_fix(monkeypatch):
+def test_my_way_home_is_named_and_has_no_labels():
+    (video,) = maze_videos(settings(num_videos=1, num_frames=2, textures=TEXTURES[-1]))
+    assert video.id.startswith("my_way_home_")
+    assert video.labels is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_frames": 0}, "num_frames is 0: choose a whole number from 1 or more"),
+        ({"num_videos": -1}, "num_videos"),
+        ({"seed": -1}, "seed"),
+        ({"split": "validation"}, "split is 'validation': choose one of"),
+        ({"frame_size": 100}, "frame_size is 100: choose one of"),
+        ({"rooms": 1}, "rooms is 1: choose a whole number from 2 to 20"),
+        ({"colours": (0, 3)}, "colours is"),
+        ({"colours": (5, 4)}, "colours is"),
+        ({"colours": (4, 99)}, "colours is"),
+        ({"frames_per_cell": 0}, "frames_per_cell"),
+        ({"frames_per_turn": 1000}, "frames_per_turn"),
+        ({"light": 256}, "light is 256: choose a whole number from 0 to 255"),
+        ({"textures": "brick"}, "textures is 'brick': choose one of"),
+        ({"fps": 0}, "fps is 0: choose a rate"),
+        ({"rooms": 2.5}, "rooms is 2.5: choose a whole number"),
+    ],
+)
+def test_impossible_settings_are_refused(change, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        settings(**change)
+
+
+def test_all_problems_are_named_at_once():
+    with pytest.raises(ValueError, match=r"rooms is 0.*; light is 300"):
+        settings(rooms=0, light=300)
+
+
+def test_missing_vizdoom_is_explained(monkeypatch):
     monkeypatch.setitem(sys.modules, "vizdoom", None)
-    with pytest.raises(ImportError, match=r"pip install -e '\.\[maze\]'"):
-        next(my_way_home.maze_videos(CONFIG))
+    with pytest.raises(ImportError, match="extra `maze`"):
+        next(maze_videos(SETTINGS))
 
 
-def test_import_does_not_need_vizdoom():
-    program = (
-        "import sys; sys.modules['vizdoom'] = None; import maskflow_jax.data.sources.my_way_home"
+def test_labels_need_no_engine(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vizdoom", None)
+    assert len(video_labels(SETTINGS, 0).walk.heading) == 12
+
+
+def test_leaves_no_files_and_no_engine_behind(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.chdir(tmp_path)
+    close = maze_engine.import_vizdoom().DoomGame.close
+    monkeypatch.setattr(
+        "vizdoom.DoomGame.close", lambda game: (closed.append(game), close(game))[1]
     )
-    subprocess.run([sys.executable, "-c", program], check=True, env=os.environ)
+    videos = maze_videos(SETTINGS)
+    next(videos)
+    assert not closed
+    videos.close()
+    assert len(closed) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("angle", [0, 90, 200])
-def test_walls_push_the_walker_off(angle):
-    corners = [(0, 0), (200, 0), (200, 200), (0, 200), (0, 0)]
-    walls = [
-        types.SimpleNamespace(x1=x1, y1=y1, x2=x2, y2=y2, is_blocking=True)
-        for (x1, y1), (x2, y2) in itertools.pairwise(corners)
-    ]
-    room = types.SimpleNamespace(sectors=[types.SimpleNamespace(lines=walls)], objects=[])
-    walker = my_way_home_walk.Walker(my_way_home_walk.floor_plan(room), np.random.default_rng(0))
-    assert walker._push_off(np.array([100, 100]), angle) == (0, 0)
-    ahead, left = walker._push_off(np.array([20, 100]), angle)  # the wall is to the west
-    push = (ahead + 1j * left) * np.exp(1j * np.radians(angle))  # x + iy
-    assert push.real > 3
-    assert abs(push.imag) < 0.1
+def test_names_fit_the_engine():
+    assert len(map_name(10**6 - 1)) == 8

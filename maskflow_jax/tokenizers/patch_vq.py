@@ -47,7 +47,9 @@ class PatchVQConfig:
         """Raises ValueError for frames that patches do not fill, or sizes below 1."""
         for field in dataclasses.fields(self):
             if getattr(self, field.name) < 1:
-                raise ValueError(f"{field.name} is {getattr(self, field.name)}: set it to 1 or more")
+                raise ValueError(
+                    f"{field.name} is {getattr(self, field.name)}: set it to 1 or more"
+                )
         if self.frame_size % self.patch_size:
             raise ValueError(
                 f"frame_size {self.frame_size} is not a multiple of patch_size {self.patch_size}"
@@ -119,16 +121,12 @@ class PatchVQ(nnx.Module):
 
 def to_patches(images: jax.Array, patch_size: int) -> jax.Array:
     """Cuts images [B, H, W, C] into patches [B, h, w, p p C]."""
-    return einops.rearrange(
-        images, "b (h p) (w q) c -> b h w (p q c)", p=patch_size, q=patch_size
-    )
+    return einops.rearrange(images, "b (h p) (w q) c -> b h w (p q c)", p=patch_size, q=patch_size)
 
 
 def to_images(patches: jax.Array, patch_size: int) -> jax.Array:
     """Joins patches [B, h, w, p p C] to images [B, H, W, C]."""
-    return einops.rearrange(
-        patches, "b h w (p q c) -> b (h p) (w q) c", p=patch_size, q=patch_size
-    )
+    return einops.rearrange(patches, "b h w (p q c) -> b (h p) (w q) c", p=patch_size, q=patch_size)
 
 
 @functools.cache

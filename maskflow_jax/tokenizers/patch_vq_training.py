@@ -111,8 +111,8 @@ def build(
     """Builds the functions of a training run.
 
     Returns:
-        `init(codebook) -> state` and `train_step(state, frames, tokens) -> (state, metrics)`, jitted
-        with the state donated. A state holds `step`, `codebook`, `decoder` and `opt_state`.
+        `init(codebook) -> state` and `train_step(state, frames, tokens) -> (state, metrics)`, which
+        is jitted and donates the state: `step`, `codebook`, `decoder` and `opt_state`.
     """
     graphdef, _ = abstract_patch_vq(model)
     rate = optax.warmup_cosine_decay_schedule(

@@ -250,9 +250,7 @@ def save_tokenizer(directory: str | Path, config: TokenizerConfig, params: dict)
         for path, leaf in nnx.traversals.flatten_mapping(params).items()
     }
     save_file(flat, directory / "model.safetensors.part")
-    (directory / "config.json.part").write_text(
-        json.dumps(config_to_json(config), indent=2) + "\n"
-    )
+    (directory / "config.json.part").write_text(json.dumps(config_to_json(config), indent=2) + "\n")
     (directory / "sha256").unlink(missing_ok=True)  # until both are in place
     for name in ("config.json", "model.safetensors"):
         (directory / f"{name}.part").replace(directory / name)
@@ -265,7 +263,9 @@ def _digest(directory: Path) -> str:
     return hashlib.sha256(b"".join(contents)).hexdigest()
 
 
-def unflatten_parameters(flat: dict[str, np.ndarray], config: TokenizerConfig, *, source: str) -> dict:
+def unflatten_parameters(
+    flat: dict[str, np.ndarray], config: TokenizerConfig, *, source: str
+) -> dict:
     """Arranges arrays named by dotted paths as the parameters of `VQGAN(config)`.
 
     Args:

@@ -42,7 +42,7 @@ WEIGHTS_FORMAT = 2
 # places of dataset and tokenizer are free because their contents are checked.
 FREE_SETTINGS = re.compile(
     r"(run|mesh|sampling)\.|data\.(directory|tokenizer|num_workers)$|tokenizer\.name$"
-    r"|model\.(remat|attention)$|optimizer\.micro_batches$|flow\.frame_block$"
+    r"|model\.(remat|attention)$|optimizer\.(micro_batches|decay_steps|final_learning_rate_fraction)$|flow\.frame_block$"
 )
 
 

@@ -21,7 +21,6 @@ from maskflow_jax.data.sources.maze_motion import Walk, make_walk
 
 SPLITS = ("train", "test")
 TEXTURES = (*maze_colours.TEXTURES, "my_way_home")
-FPS = 10.0
 _MAZES_PER_ENGINE = 128  # an engine takes a third of a second to start
 
 
@@ -42,6 +41,8 @@ class MazeSettings:
             the speed. A block is 128 map units.
         frames_per_turn: Steps of a quarter circle, 1 to 90: the turn rate.
         light: Brightness, 0 to 255; below about 240, what is far away is darker.
+        fps: Frames per second at which the videos are meant to be shown; it changes no frame,
+            except with the textures "my_way_home", where it is the rate of the recording.
         textures: "checker" for a floor of tiles, "plain" for a floor of one colour, "my_way_home"
             for VizDoom's own textured maze (one maze for all videos, no labels; the settings from
             `rooms` to `light` do not apply).
@@ -58,6 +59,7 @@ class MazeSettings:
     frames_per_cell: int = 4
     frames_per_turn: int = 6
     light: int = 224
+    fps: float = 10.0
     textures: str = "checker"
 
     def __post_init__(self):
@@ -127,7 +129,7 @@ def maze_videos(settings: MazeSettings) -> Iterator[MazeVideo]:
                 yield MazeVideo(
                     id=f"maze_{settings.split}_{settings.seed}_{index:06d}",
                     frames=camera.film(place, labels.walk),
-                    fps=FPS,
+                    fps=settings.fps,
                     labels=labels,
                 )
 
@@ -177,6 +179,8 @@ def _problems(settings: MazeSettings) -> Iterator[str]:
         if value != int(value) or value < least or (most is not None and value > most):
             top = "or more" if most is None else f"to {most}"
             yield f"{name} is {value}: choose a whole number from {least} {top}"
+    if not 0 < settings.fps <= 35:
+        yield f"fps is {settings.fps}: choose a rate above 0 and at most 35"
     choices = {"split": SPLITS, "frame_size": FRAME_SIZES, "textures": TEXTURES}
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:
@@ -192,7 +196,7 @@ def _problems(settings: MazeSettings) -> Iterator[str]:
 def _my_way_home_videos(settings: MazeSettings) -> Iterator[MazeVideo]:
     """The videos of VizDoom's textured maze."""
     config = my_way_home.MazeConfig(
-        fps=FPS,
+        fps=settings.fps,
         **{
             name: getattr(settings, name)
             for name in ("num_videos", "num_frames", "frame_size", "seed", "split", "first_video")

@@ -58,7 +58,7 @@ class MazeCamera:
 
         game = self._game
         angle = game.get_game_variable(vizdoom.GameVariable.ANGLE)
-        game.send_game_command(f"warp {x:.4f} {y:.4f}")
+        game.send_game_command(f"warp {int(x)} {int(y)}")
         game.set_action([-((heading - angle + 180) % 360 - 180)])
         game.advance_action(1, False)
         game.set_action([0.0])

@@ -99,7 +99,9 @@ def _remove_dead_ends(rng: np.random.Generator, is_open: np.ndarray) -> None:
         if np.any(room % 2 == 0):
             continue  # a passage, not a room
         around = room + STEPS
-        closed = [tuple(b) for b in around if not is_open[tuple(b)] and 0 < b.min() <= b.max() < last]
+        closed = [
+            tuple(b) for b in around if not is_open[tuple(b)] and 0 < b.min() <= b.max() < last
+        ]
         if np.sum(is_open[tuple(around.T)]) == 1:
             is_open[closed[rng.integers(len(closed))]] = True
 

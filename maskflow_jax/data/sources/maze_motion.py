@@ -20,6 +20,7 @@ from maskflow_jax.data.sources.maze_map import CELL, STEPS, MazeMap
 MOTIONS = ("straight", "left", "right")
 _STRAIGHT, _LEFT, _RIGHT = range(3)
 _RADIUS = CELL / 2
+_ROUNDING = 1e-6  # so that 63.999... is 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,8 @@ class Walk:
     """Poses of the camera, frame by frame.
 
     Attributes:
-        position: Place of the eye in map units, float64 [F, 2].
+        position: Place of the eye in map units, float64 [F, 2]; whole numbers, because that is how
+            the engine places the camera.
         heading: Viewing direction in degrees counterclockwise from east, in [0, 360), float64 [F].
         motion: Movement that leads from a frame to the next one as an index into `MOTIONS`,
             int8 [F]; for the last frame, the movement that would follow.
@@ -72,7 +74,11 @@ def make_walk(
         block = block + STEPS[direction]
         length += steps
     frames = np.concatenate(segments)[skipped : skipped + num_frames]  # [F, 4]
-    return Walk(position=frames[:, :2], heading=frames[:, 2], motion=frames[:, 3].astype(np.int8))
+    return Walk(
+        position=np.floor(frames[:, :2] + _ROUNDING),
+        heading=frames[:, 2],
+        motion=frames[:, 3].astype(np.int8),
+    )
 
 
 def _choose_motion(

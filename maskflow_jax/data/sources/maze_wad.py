@@ -1,9 +1,9 @@
 """Generated mazes as a file that Doom's engine reads (a PWAD).
 
 A PWAD is a header, lumps of bytes, and a directory of their names and places. A map in the format
-UDMF is a marker, a text of vertices, lines, sides, sectors and things, and an end marker; the engine
-builds its search tree itself. A maze is one sector: each side of a wall block that can be seen is a
-one-sided line with the open block on its right.
+UDMF is a marker, a text of vertices, lines, sides, sectors and things, and an end marker; the
+engine builds its search tree itself. A maze is one sector: each side of a wall block that can be
+seen is a one-sided line with the open block on its right.
 
 Source: the formats as documented by the Doom Wiki and the UDMF specification 1.1.
 """
@@ -102,7 +102,7 @@ def map_text(maze: MazeMap, light: int) -> str:
 
 
 def wall_faces(maze: MazeMap) -> Iterable[tuple[tuple[int, int], tuple[int, int], int]]:
-    """Yields (start, end, colour) of every wall face; corners are in blocks, the open side right."""
+    """Yields (start, end, colour) of every wall face: corners in blocks, the open side right."""
     for block in np.argwhere(maze.open):
         for step in STEPS:
             colour = maze.colours[tuple(block + step)]
