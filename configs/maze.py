@@ -32,12 +32,12 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.data.directory = "data/maze"
     config.data.tokenizer = "maze"
     config.data.clip_frames = 16
-    config.data.batch_size = 4
+    config.data.batch_size = 2  # many small steps: two clips hold 2,048 tokens
     config.data.num_workers = 0
     config.data.source = ml_collections.ConfigDict()
     config.data.source.name = "maze"
     config.data.source.num_videos = {"train": 600, "test": 32}
-    config.data.source.num_frames = 320
+    config.data.source.num_frames = 240
     config.data.source.fps = 10.0
     config.data.source.seed = 1  # not the tokenizer's videos
     config.data.source.textures = "checker"
@@ -69,7 +69,7 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 100
-    config.optimizer.decay_steps = 20_000  # as long as the run
+    config.optimizer.decay_steps = 14_000  # as long as the run
     config.optimizer.final_learning_rate_fraction = 0.02
     config.optimizer.beta1 = 0.9
     config.optimizer.beta2 = 0.99
@@ -80,11 +80,11 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.optimizer.micro_batches = 1
 
     config.run = ml_collections.ConfigDict()
-    config.run.num_steps = 20_000
+    config.run.num_steps = 14_000
     config.run.log_every = 100
     config.run.eval_every = 1_000
     config.run.checkpoint_every = 1_000
-    config.run.hook_every = 2_000
+    config.run.hook_every = 5_000
     config.run.keep_checkpoints = 2
 
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
@@ -127,6 +127,7 @@ def _demo(config: ml_collections.ConfigDict) -> None:
     """A model for two cores and five minutes: shorter clips, and fewer mazes."""
     config.data.directory = "data/maze_demo"
     config.data.clip_frames = 8
+    config.data.batch_size = 4
     config.data.source.num_videos = {"train": 120, "test": 10}
     config.data.source.num_frames = 100
     config.optimizer.warmup_steps = 50

@@ -12,7 +12,7 @@ from absl import logging
 from tqdm import tqdm
 
 from launch.outputs import upscale_for
-from maskflow_jax.data.sources.my_way_home import MazeConfig, maze_videos
+from maskflow_jax.data.sources.maze import MazeSettings, maze_videos
 from maskflow_jax.data.sources.registry import make_source
 from maskflow_jax.evaluation.reconstruction import Reconstruction
 from maskflow_jax.io import video_files
@@ -20,7 +20,7 @@ from maskflow_jax.io.video_decoding import TimedFrame, iterate_frames
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
 MAZE = "maze"
-_MAZE_SEED, _MAZE_FPS = 7, 10.0  # held-out walks that no tokenizer here was trained on
+_MAZE_SEED = 7  # mazes that no tokenizer here was trained on
 
 Video = tuple[str, np.ndarray, float]
 
@@ -134,16 +134,15 @@ def find_videos(
 
 
 def _maze(frame_size: int, num_videos: int, num_frames: int) -> Iterator[Video]:
-    settings = MazeConfig(
+    settings = MazeSettings(
         num_videos=num_videos,
         num_frames=num_frames,
-        fps=_MAZE_FPS,
         seed=_MAZE_SEED,
         split="test",
-        frame_size=min(frame_size, 240),  # the engine's most
+        frame_size=64 if frame_size <= 64 else 128,
     )
-    for name, frames, fps in maze_videos(settings):
-        yield name, video_files.square_frames(frames, frame_size), fps
+    for video in maze_videos(settings):
+        yield video.id, video_files.square_frames(video.frames, frame_size), video.fps
 
 
 def _read(

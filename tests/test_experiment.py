@@ -21,7 +21,8 @@ CONFIGS = {
     "dmlab": PAPER,
     "faceforensics": PAPER,
     "maze": [*PAPER, "demo", "demo_smoke"],
-    "maze_tokenizer": ["", "smoke"],
+    "maze_tokenizer": ["", "128", "smoke"],
+    "my_way_home_tokenizer": ["", "smoke"],
     "own_videos": PAPER,
 }
 
