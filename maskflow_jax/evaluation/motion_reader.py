@@ -2,10 +2,10 @@
 
 The camera of `data.sources.maze` is on rails, so its pose relative to the block that it is in is
 one of few: with 4 frames per block and 6 per quarter circle, 4 places on a straight line and 5 in
-each kind of turn. From each pose only certain poses can follow. A small network reads the pose from the
-lower half of a frame, where the floor is; a pair of frames is legal if the second pose may follow
-the first. The share of legal pairs, and of turns, compare generated with real video, which has to
-be read by the same reader after the same tokenizer: the reader errs, too.
+each kind of turn. From each pose only certain poses can follow. A small network reads the pose from
+the lower half of a frame, where the floor is; a pair of frames is legal if the second pose may
+follow the first. The share of legal pairs, and of turns, compare generated with real video, which
+has to be read by the same reader after the same tokenizer: the reader errs, too.
 """
 
 import dataclasses
