@@ -14,8 +14,8 @@ import sys
 from absl import app, flags
 
 _FILES = ("video_files", "images", "arrays")
-_SOURCES = (*_FILES, "faceforensics", "dmlab", "ucf101", "tfds")
-flags.DEFINE_string("input", None, "Folder; for tfds a name.", required=True)
+_SOURCES = (*_FILES, "faceforensics", "dmlab", "ucf101", "tfds", "maze")
+flags.DEFINE_string("input", None, "Folder; for tfds a name, for maze none.")
 flags.DEFINE_string("output", None, "Dataset to write.", required=True)
 flags.DEFINE_string("tokenizer", None, "Tokenizer: a directory or a name.", required=True)
 flags.DEFINE_enum("source", "video_files", _SOURCES, "What the input is.")
@@ -26,6 +26,7 @@ flags.DEFINE_string("array_key", None, "Array of npz files, or feature of a TFDS
 flags.DEFINE_string("tfds_dir", None, "TFDS's data directory.")
 flags.DEFINE_string("train_list", None, "Official list of UCF101's training videos.")
 flags.DEFINE_string("test_list", None, "Official list of UCF101's test videos.")
+flags.DEFINE_list("maze", [], "Settings of maze: train_videos=600,test_videos=32,num_frames=240.")
 # Of the frames; None is the source's default.
 flags.DEFINE_float("fps", None, "Resample to this rate; the files' own by default.")
 flags.DEFINE_integer("frame_interval", None, "Keep every n-th frame.")

@@ -134,7 +134,11 @@ def make_preparation(encoder: Encoder, values: Mapping[str, Any]) -> Preparation
     for name in ("train_list", "test_list"):
         settings[name] = Path(settings[name]).expanduser() if settings[name] else None
     output = Path(values["output"]).expanduser().resolve()  # a link's target is written, not it
-    if values["source"] == "tfds":
+    if values["source"] == "maze":
+        settings |= maze_settings(values.get("maze") or [], encoder.identity["frame_size"])
+    elif not values.get("input"):
+        raise ValueError("--input is missing: name the folder or the dataset that holds the videos")
+    elif values["source"] == "tfds":
         settings |= {"dataset": values["input"], "root": values.get("tfds_dir")}
     else:
         root = Path(values["input"]).expanduser()
@@ -158,6 +162,25 @@ def make_preparation(encoder: Encoder, values: Mapping[str, Any]) -> Preparation
         output=output,
         dtype=values.get("dtype") or "float32",
     )
+
+
+def maze_settings(assignments: Sequence[str], frame_size: int) -> dict[str, Any]:
+    """Settings of the generated mazes from texts such as "num_frames=240".
+
+    Raises:
+        ValueError: if a text is no assignment, or a value no number where one is needed.
+    """
+    settings: dict[str, Any] = {"frame_size": 64 if frame_size <= 64 else 128}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--maze={text}: write name=value, such as num_frames=240")
+        kind = {"textures": str, "fps": float}.get(name, int)
+        try:
+            settings[name] = kind(value)
+        except ValueError as error:
+            raise ValueError(f"--maze={text}: give a number after the equals sign") from error
+    return settings
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -235,3 +235,29 @@ def test_output_is_where_its_link_leads_and_outside_the_input(tmp_path, monkeypa
     for output in ("link", "far", "in/out", "far/a/out"):
         with pytest.raises(ValueError, match="choose an output outside"):
             preparing.make_preparation(MeanEncoder(), values | {"output": f"{tmp_path}/{output}"})
+
+
+def test_mazes_are_prepared_like_any_other_source(world, tmp_path):
+    pytest.importorskip("vizdoom")
+    settings = ["train_videos=2", "test_videos=1", "num_frames=12", "seed=4"]
+    output = tmp_path / "mazes"
+    assert run(world, output, source="maze", input=None, fps=None, maze=settings) == 0
+    splits = {name: read_token_dataset(output, name) for name in ("train", "test")}
+    assert {name: len(videos) for name, videos in splits.items()} == {"train": 2, "test": 1}
+    assert splits["train"].metadata["source"]["name"] == "maze"
+    assert splits["train"][0]["tokens"].shape[0] == 12
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"source": "maze", "maze": ["num_frames"]}, "write name=value"),
+        ({"source": "maze", "maze": ["num_frames=many"]}, "give a number"),
+        ({"source": "maze", "maze": ["num_frames=12"]}, "needs train_videos, test_videos"),
+        ({"source": "maze", "maze": ["floor=12"]}, "takes no floor"),
+        ({"source": "video_files"}, "--input is missing"),
+    ],
+)
+def test_settings_of_mazes_and_a_missing_input_are_explained(world, tmp_path, values, message):
+    with pytest.raises(ValueError, match=message):
+        run(world, tmp_path / "out", **{"input": None, **values})

@@ -10,14 +10,18 @@ which rollouts of a model can be judged.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 
 from maskflow_jax.data.sources import maze_colours, my_way_home
+from maskflow_jax.data.sources.items import Item, Listing, make_listing
 from maskflow_jax.data.sources.maze_engine import FRAME_SIZES, maze_camera
 from maskflow_jax.data.sources.maze_map import WALL_COLOURS, MazeMap, make_maze, visible_walls
 from maskflow_jax.data.sources.maze_motion import Walk, make_walk
+from maskflow_jax.io.video_decoding import TimedFrame
 
 SPLITS = ("train", "test")
 TEXTURES = (*maze_colours.TEXTURES, "my_way_home")
@@ -160,6 +164,70 @@ def video_labels(settings: MazeSettings, index: int) -> MazeLabels:
     colours = maze.colours[walls[..., 0], walls[..., 1]]
     seen = np.stack([np.any(colours == c, axis=1) for c in range(len(WALL_COLOURS))], axis=1)
     return MazeLabels(maze=maze, walk=walk, colours_seen=seen)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mazes:
+    """Generated mazes as a source of videos for the preparation of datasets (`sources.items`).
+
+    Every video starts an engine of its own, so that processes can share the work as they like.
+
+    Attributes:
+        train_videos: Number of training videos.
+        test_videos: Number of validation videos.
+        num_frames: Frames in each video.
+        seed: As in `MazeSettings`, like all below.
+    """
+
+    DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+
+    train_videos: int
+    test_videos: int
+    num_frames: int
+    seed: int = 0
+    frame_size: int = 64
+    rooms: int = 5
+    fewest_colours: int = 4
+    most_colours: int = 6
+    frames_per_cell: int = 4
+    frames_per_turn: int = 6
+    light: int = 224
+    textures: str = "checker"
+    fps: float = 10.0
+
+    def __post_init__(self):
+        """Raises ValueError for settings that cannot be rendered."""
+        for split in SPLITS:
+            self.settings(split)
+
+    def settings(self, split: str) -> MazeSettings:
+        """The settings of a split."""
+        names = {field.name for field in dataclasses.fields(MazeSettings)}
+        shared = {name: value for name, value in vars(self).items() if name in names}
+        count = self.train_videos if split == "train" else self.test_videos
+        colours = (self.fewest_colours, self.most_colours)
+        return MazeSettings(num_videos=count, split=split, colours=colours, **shared)
+
+    def listing(self) -> Listing:
+        """All videos of both splits."""
+        return make_listing(
+            Item(id=f"{split}/{index:06d}", split=split, key=(split, index))
+            for split in SPLITS
+            for index in range(self.settings(split).num_videos)
+        )
+
+    def open(self, item: Item) -> Iterator[TimedFrame]:
+        """The frames of a video."""
+        split, index = item.key
+        one = dataclasses.replace(self.settings(split), num_videos=1, first_video=index)
+        for video in maze_videos(one):
+            for number, frame in enumerate(video.frames):
+                yield TimedFrame(frame, number / self.fps, 1 / self.fps)
+
+    def length(self, item: Item) -> tuple[float, float]:
+        """Frames and seconds of a video."""
+        del item
+        return self.num_frames, self.num_frames / self.fps
 
 
 def _problems(settings: MazeSettings) -> Iterator[str]:

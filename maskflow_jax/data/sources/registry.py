@@ -8,6 +8,7 @@ from maskflow_jax.data.sources.arrays import NumpyArrays
 from maskflow_jax.data.sources.dmlab import DMLab
 from maskflow_jax.data.sources.faceforensics import FaceForensics
 from maskflow_jax.data.sources.images import ImageSequence
+from maskflow_jax.data.sources.maze import Mazes
 from maskflow_jax.data.sources.ucf101 import UCF101
 from maskflow_jax.data.sources.video_files import VideoFolder
 
@@ -16,6 +17,7 @@ SOURCES = {
     "faceforensics": FaceForensics,
     "images": ImageSequence,
     "arrays": NumpyArrays,
+    "maze": Mazes,
     "ucf101": UCF101,
     "video_files": VideoFolder,
 }
