@@ -14,6 +14,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from maskflow_jax.models.model_folder import find_model, read_model
 from maskflow_jax.parallel import sharding
 from maskflow_jax.sampling.rollout import Plan, Window, rollout
 from maskflow_jax.sampling.samplers import READ_BY, SamplerConfig, make_window_sampler
@@ -55,10 +56,10 @@ class Run:
 
 
 def load_run(workdir: Path, mesh: jax.sharding.Mesh | None = None) -> Run:
-    """Loads the config and the newest averaged weights of a run.
+    """Loads the config and the newest averaged weights of a run, or a model folder.
 
     Args:
-        workdir: folder of the run.
+        workdir: folder of the run or of a model, or the name of a model that ships.
         mesh: where the weights go; all devices of all processes by default.
 
     Raises:
@@ -66,14 +67,29 @@ def load_run(workdir: Path, mesh: jax.sharding.Mesh | None = None) -> Run:
         ValueError: if its weights have another format.
         CheckpointError: if it has no checkpoint that can be read.
     """
-    config = trainer.read_config(workdir)
+    folder = find_model(workdir)
+    config = trainer.read_config(folder or workdir)
     trainer.check_weights_format(config)
     build = trainer.model_builder(config)
-    checkpoints = Checkpoints(workdir)
-    params = checkpoints.restore_ema_params(abstract_params(build, mesh or sharding.make_mesh()))
-    checkpoints.close()
+    abstract = abstract_params(build, mesh or sharding.make_mesh())
+    if folder is None:
+        checkpoints = Checkpoints(workdir)
+        params = checkpoints.restore_ema_params(abstract)
+        checkpoints.close()
+    else:
+        params = _place(read_model(folder)[1], abstract, folder)
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     return Run(config=config, graphdef=graphdef, params=params)
+
+
+def _place(params: dict, abstract: dict, folder: Path) -> dict:
+    """Puts parameters where they belong; ValueError if they are not those of the config."""
+    shapes, wanted = jax.tree.map(np.shape, params), jax.tree.map(lambda leaf: leaf.shape, abstract)
+    if shapes != wanted:
+        raise ValueError(
+            f"the weights in {folder} do not fit its config.json: copy both again from one place"
+        )
+    return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), params, abstract)
 
 
 def change_sampler(

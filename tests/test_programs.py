@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -184,6 +185,21 @@ def test_another_tokenizer_is_refused(run, tmp_path):
     (tmp_path / "other" / "sha256").unlink()
     with pytest.raises(ValueError, match=r"'maze'.*'other'"):
         run_sample(run, tmp_path / "out", f"--tokenizer={tmp_path}/other")
+
+
+def test_an_exported_model_is_sampled_like_the_run(run, tmp_path):
+    command = [sys.executable, "-m", "launch.export_model", f"--workdir={run}"]
+    command += [f"--out={tmp_path}/model", f"--dataset={run.parent}/data"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert names == {"config.json", "model.safetensors"}
+    exported, original = load_run(tmp_path / "model"), load_run(run)
+    assert exported.graphdef == original.graphdef
+    for leaf, like in zip(
+        jax.tree.leaves(exported.params), jax.tree.leaves(original.params), strict=True
+    ):
+        np.testing.assert_allclose(leaf, like, rtol=1e-3, atol=1e-6)
+    assert run_sample(tmp_path / "model", tmp_path / "out")["tokens"].shape == (9, 8, 8)
 
 
 def test_averaged_weights_are_all_that_sampling_loads(run):
