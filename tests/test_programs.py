@@ -96,6 +96,28 @@ def test_dataset_of_another_source_is_not_trained_on(run, tmp_path):
         training.train_from_config(settings, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "mase"}, "unknown data.source.name 'mase'"),
+        ({"walls": 3}, r"data.source has no walls; it takes name, num_videos, num_frames"),
+        ({"light": 999}, "light is 999"),
+    ],
+)
+def test_a_dataset_of_impossible_mazes_is_refused(tmp_path, change, message):
+    data = maze.get_config("smoke").to_dict()["data"]
+    data |= {"directory": str(tmp_path / "data"), "source": data["source"] | change}
+    with pytest.raises(ValueError, match=message):
+        tokenizing.write_dataset(data)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_dataset_records_the_settings_that_were_left_to_their_defaults(run):
+    source = read_token_dataset(run.parent / "data", "test").metadata["source"]
+    assert source["rooms"] == 5
+    assert list(source["colours"]) == [4, 6]
+
+
 def test_sample_extends_held_out_videos_and_writes_all_files(run, tmp_path):
     written = run_sample(run, tmp_path, "--num_videos=2", "--batch_size=1")
     held_out = read_token_dataset(run.parent / "data", "test")[0]["tokens"]
