@@ -7,6 +7,7 @@ from maskflow_jax.data.sources.maze import MazeSettings, maze_videos, video_labe
 from maskflow_jax.evaluation.motion_reader import (
     NUM_POSES,
     MotionReader,
+    Motions,
     fit_motion_reader,
     may_follow,
     poses_of,
@@ -29,6 +30,15 @@ def test_every_real_motion_is_legal_and_every_legal_motion_occurs():
     occurs = np.zeros((NUM_POSES, NUM_POSES), bool)
     occurs[poses[:, :-1], poses[:, 1:]] = True
     np.testing.assert_array_equal(occurs, may_follow())
+
+
+def test_drift_is_seen_window_by_window():
+    legal = np.array([[True, True, True, False, False, True]])
+    turning = np.array([[True, True, False, False, False, False, True]])
+    motions = Motions(poses=np.zeros((1, 7), int), legal=legal, turning=turning)
+    first, second = motions.by_window(3)
+    assert first == {"legal": 1.0, "turning": pytest.approx(2 / 3)}
+    assert second == {"legal": pytest.approx(1 / 3), "turning": 0.0}
 
 
 def test_where_the_camera_may_go_from_each_pose():

@@ -48,6 +48,26 @@ class Motions:
     legal: np.ndarray
     turning: np.ndarray
 
+    def by_window(self, window_frames: int) -> list[dict[str, float]]:
+        """Shares in consecutive windows, which show how a rollout drifts.
+
+        Args:
+            window_frames: Number of frames in a window; a last part that is shorter is left out.
+
+        Returns:
+            For each window the shares `legal`, of the pairs of frames that end in it, and
+            `turning`, of its frames.
+        """
+        before = np.pad(self.legal.astype(float), ((0, 0), (1, 0)), constant_values=np.nan)
+        windows = []
+        for start in range(0, self.poses.shape[1] - window_frames + 1, window_frames):
+            inside = slice(start, start + window_frames)
+            turning = self.turning[:, inside].mean()
+            windows.append(
+                {"legal": float(np.nanmean(before[:, inside])), "turning": float(turning)}
+            )
+        return windows
+
 
 class MotionReader:
     """Reads poses from frames of 64x64 pixels."""
