@@ -62,7 +62,7 @@ class Motions:
         windows = []
         for start in range(0, self.poses.shape[1] - window_frames + 1, window_frames):
             inside = slice(start, start + window_frames)
-            turning = self.turning[:, inside].mean()
+            turning = float(self.turning[:, inside].mean())
             windows.append(
                 {"legal": float(np.nanmean(before[:, inside])), "turning": float(turning)}
             )
