@@ -18,7 +18,7 @@ from launch import training
 from maskflow_jax.io.torch_files import read_torch_file, write_state_dict
 from maskflow_jax.models import latte_torch
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
-from maskflow_jax.training import trainer
+from maskflow_jax.training.building import make_latte_config
 from maskflow_jax.training.checkpoints import CheckpointError
 from maskflow_jax.training.released_weights import export_checkpoint, import_checkpoint
 
@@ -41,7 +41,7 @@ def world(tmp_path_factory):
 
 def latte_of(world):
     config = trainer.resolve(settings_of(world), {"codebook_size": 8})
-    return trainer.make_latte_config(config)
+    return make_latte_config(config)
 
 
 def released(world, seed=0):

@@ -21,8 +21,6 @@ from maskflow_jax.data.sources.registry import make_source
 # The sources that read a folder of files.
 NO_FOLDERS = ("tfds", "hdf5_tokens", "maze", "my_way_home")
 FOLDERS = [name for name in registry.SOURCES if name not in NO_FOLDERS]
-    name for name in registry.SOURCES if name not in ("tfds", "hdf5_tokens", "maze", "my_way_home")
-]
 
 
 def read(source, item):
