@@ -1,25 +1,64 @@
-"""MaskFlow in JAX: discrete flow matching for long video generation (arXiv 2502.11234).
+"""MaskFlow in JAX: discrete flow matching for long video generation.
 
-A video is a sequence of token grids. Training hides each token of a frame with a probability of
-that frame's own time and asks the network for the hidden ones; so one network learns every mixture
-of known and unknown frames. Sampling reverses it: a window of known frames followed by masked ones
-is filled in over a few steps, its last frames become the next window's context, and the video goes
-on for as long as one likes.
+Video is turned into discrete tokens, frame by frame. A network learns to fill in masked tokens,
+with a masking level of its own for every frame; so the same network can take frames that are known
+as context and generate the frames around them, a window at a time, as long as one likes.
 
-Time runs from 0, all tokens masked, to 1, all clean. kappa(t) is the probability that a token is
-clean at time t. The mask token is K, one past the codebook, and is never a valid output.
+    import maskflow_jax as mf
 
-Dimensions in shapes: B batch, T frames, H W token grid, N patches of a frame, D width, K codebook
-size, S sampling steps, F frames of a whole video. Lengths of a rollout: L video, k chunk (the
-training window), m context, s stride.
+    generator = mf.VideoGenerator.load("runs/maze")
+    videos = generator.generate(length=160, num_videos=4, seed=0)
+    videos.save("out")
 
-Where to read next:
-    flow/         schedules, training times, masking, loss: the method, pure functions
-    models/       Latte, the video transformer
-    sampling/     one loop, a matrix of times and a step rule; the chunkwise rollout
-    training/     steps, state, checkpoints, the training loop
-    tokenizers/   the VQ autoencoder and the tokenizer around it
-    data/         sources of video, the dataset of tokens, clips
-    sharding.py   where arrays live on many devices
-    video_io.py   video files and contact sheets
+The folders, from the method outwards:
+
+    flow/          noise schedules, frame times, corruption, loss weights, losses
+    models/        Latte, a video transformer
+    sampling/      the sampling loop, the samplers, long rollouts, tasks
+    tokenizers/    frames to tokens and back
+    data/          datasets of tokens, and how they are made from videos
+    training/      the train step, the loop, checkpoints
+    evaluation/    measures
+    generation/    trained models, contexts, generated videos
+    parallel/, io/, profiling/
+
+The public names below are imported when they are first used.
 """
+
+import importlib
+from importlib import metadata
+from typing import Any
+
+_NAMES = {
+    "Config": "config",
+    "Decoding": "sampling.proposal",
+    "FM": "sampling.samplers",
+    "Guidance": "sampling.guidance",
+    "Halton": "sampling.samplers",
+    "MGM": "sampling.samplers",
+    "Pyramid": "sampling.samplers",
+    "ReMDM": "sampling.samplers",
+    "Rolling": "sampling.samplers",
+    "SAMPLERS": "sampling.samplers",
+    "Tokenizer": "tokenizers.tokenizer",
+    "VideoGenerator": "generator",
+    "Videos": "generation.videos",
+    "default_config": "config_files",
+    "previews": "generation.previews",
+    "read_config": "config_files",
+    "train": "training.trainer",
+}
+
+__all__ = [*sorted(_NAMES), "__version__"]
+
+__version__ = metadata.version("maskflow_jax")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'maskflow_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"maskflow_jax.{_NAMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NAMES})

@@ -1,15 +1,16 @@
 """Configs as ml_collections and as JSON: defaults, strict reading, and comparison."""
 
+import ast
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
-from maskflow_jax.config import FORMAT, Config
+from maskflow_jax.config import FORMAT, Config, SamplingConfig
 from maskflow_jax.io.settings import SettingsError, flatten, read_settings, unknown_name
 from maskflow_jax.sampling.samplers import SAMPLERS
 from maskflow_jax.sampling.types import Sampler
@@ -142,3 +143,94 @@ def _as_config_dict(settings: Any) -> ml_collections.ConfigDict:
         else:
             config[field.name] = value
     return config
+
+
+def apply_arguments(
+    config: ml_collections.ConfigDict,
+    arguments: str,
+    **more: Callable[[ml_collections.ConfigDict], None],
+) -> ml_collections.ConfigDict:
+    """Applies the arguments that follow the colon in `configs/maze.py:constant,smoke`.
+
+    Args:
+        config: The config; changed in place.
+        arguments: Names separated by commas, of `more` and of these: `constant` is the
+            constant-masking baseline, `time_independent` a network without time conditioning,
+            `isolated` one whose clean frames attend to clean frames only, which makes
+            `context_cache` exact.
+        **more: Further arguments of the file, each a function that changes the config.
+
+    Returns:
+        The config.
+
+    Raises:
+        ValueError: if an argument is unknown, or two exclude each other.
+    """
+    chosen = [name for name in arguments.split(",") if name]
+    known = {**_ARGUMENTS, **more}
+    if unknown := [name for name in chosen if name not in known]:
+        raise ValueError(f"unknown arguments {unknown}; choose from {', '.join(sorted(known))}")
+    if {"constant", "isolated"} <= set(chosen):
+        raise ValueError("constant masking has no clean frames to isolate; choose one of the two")
+    for name, change in known.items():
+        if name in chosen:
+            change(config)
+    return config
+
+
+def _constant(config: ml_collections.ConfigDict) -> None:
+    config.flow.frame_times = "constant"
+
+
+def _isolated(config: ml_collections.ConfigDict) -> None:
+    config.flow.frame_times = "frame_clean"
+    config.model.isolated_context = True
+
+
+def _time_independent(config: ml_collections.ConfigDict) -> None:
+    config.model.time_conditioning = False
+
+
+_ARGUMENTS = {
+    "constant": _constant,
+    "isolated": _isolated,
+    "time_independent": _time_independent,
+}
+
+
+def change_sampling(sampling: SamplingConfig, changes: Iterable[str]) -> SamplingConfig:
+    """Changes settings of the section `sampling` by text, as command lines do.
+
+    Args:
+        sampling: The settings.
+        changes: "NAME=VALUE" each, with dotted names such as "sampler.num_steps=10". A change of
+            "sampler.name" starts from the defaults of that sampler.
+
+    Raises:
+        ValueError: if a change has another form, or a setting is unknown or out of range.
+    """
+    values = to_dict(sampling)
+    pairs = [change.partition("=") for change in changes]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        raise SettingsError(f"{wrong[0]!r} is not NAME=VALUE, such as sampler.num_steps=10")
+    for name, _, text in pairs:
+        if name == "sampler.name":
+            values["sampler"] = {"name": text}
+    for name, _, text in pairs:
+        *sections, last = name.split(".")
+        place = values
+        for section in sections:
+            if not isinstance(place.get(section), dict):
+                raise SettingsError(unknown_name(name, place))
+            place = place[section]
+        place[last] = _literal(text)
+    readers = {Sampler: read_sampler}
+    return read_settings(SamplingConfig, values, section="sampling", readers=readers)
+
+
+def _literal(text: str) -> Any:
+    """A number, True, False or None as Python writes them; anything else is a word."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

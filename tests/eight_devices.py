@@ -18,8 +18,8 @@ import numpy as np
 import tiny
 from flax import nnx
 from jax.sharding import AxisType, Mesh
-
 from launch.rollouts import extend, make_chunk_sampler
+
 from maskflow_jax.data.dataset import read_token_dataset
 from maskflow_jax.data.pipeline import clip_batches
 from maskflow_jax.parallel import sharding

@@ -6,9 +6,9 @@ import jax
 import pytest
 import tiny
 from flax import nnx
+from launch.host_speed import HostSpeed, measure_host
 
 from launch import benchmark_report, benchmarking, memory_plan
-from launch.host_speed import HostSpeed, measure_host
 from maskflow_jax.training import trainer
 
 CONFIG = {**tiny.resolved_config(), "sampling": {"context_frames": 1}}

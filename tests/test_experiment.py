@@ -8,10 +8,10 @@ from pathlib import Path
 import jax
 import ml_collections
 import pytest
+from launch.rollouts import load_run
 from tiny import TOKENIZER, resolved_config
 
 from configs import maze
-from launch.rollouts import load_run
 from maskflow_jax.flow.frame_times import FRAME_TIMES
 from maskflow_jax.training import trainer
 from maskflow_jax.training.released_weights import export_checkpoint
@@ -21,7 +21,8 @@ CONFIGS = {
     "dmlab": PAPER,
     "faceforensics": PAPER,
     "maze": [*PAPER, "demo", "demo_smoke"],
-    "maze_tokenizer": ["", "smoke"],
+    "maze_tokenizer": ["", "128", "smoke"],
+    "my_way_home_tokenizer": ["", "smoke"],
     "own_videos": PAPER,
 }
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from distributions import quick_jit
 from flax import nnx
+from launch.cache_costs import as_markdown, compare
+from launch.rollouts import Run
 from test_context_cache import SIDE, B, K, T, network
 from tiny import TOKENIZER, quick_compilation, random_params, resolved_config
 
-from launch.cache_costs import as_markdown, compare
-from launch.rollouts import Run
 from maskflow_jax.evaluation.likelihood import context_cross_entropy
 from maskflow_jax.flow.schedules import make_schedule
 from maskflow_jax.training import trainer

@@ -14,6 +14,8 @@ def test_defaults_are_the_papers():
     assert vars(OptimizerConfig()) == {
         "learning_rate": 1e-4,
         "warmup_steps": 0,
+        "decay_steps": 0,
+        "final_learning_rate_fraction": 0.0,
         "beta1": 0.9,
         "beta2": 0.999,
         "weight_decay": 0.0,
@@ -43,6 +45,42 @@ def test_rate_grows_linearly_and_stays():
         updates, state = optimizer.update({"w": jnp.ones(3)}, state, PARAMS)
         sizes.append(-float(updates["w"][0]))
     np.testing.assert_allclose(sizes, [0, 0.025, 0.05, 0.075, 0.1, 0.1, 0.1], atol=1e-6)
+
+
+def step_sizes(config, steps):
+    """Sizes of Adam's steps under a constant gradient: the learning rates."""
+    optimizer = make_optimizer(config)
+    state, sizes = optimizer.init(PARAMS), []
+    for _ in range(steps):
+        updates, state = optimizer.update({"w": jnp.ones(3)}, state, PARAMS)
+        sizes.append(-float(updates["w"][0]))
+    return sizes
+
+
+def test_rate_falls_by_a_half_cosine_after_the_warm_up_and_stays():
+    config = OptimizerConfig(
+        learning_rate=0.1, warmup_steps=2, decay_steps=6, final_learning_rate_fraction=0.2
+    )
+    cosine = 0.02 + 0.08 * (1 + np.cos(np.pi * np.arange(5) / 4)) / 2
+    expected = [0, 0.05, *cosine, 0.02, 0.02]
+    np.testing.assert_allclose(step_sizes(config, 9), expected, atol=1e-6)
+
+
+def test_decay_without_warm_up_begins_at_the_peak():
+    sizes = step_sizes(OptimizerConfig(learning_rate=0.1, decay_steps=2), 4)
+    np.testing.assert_allclose(sizes, [0.1, 0.05, 0, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"decay_steps": 5, "warmup_steps": 5}, "set it above warmup_steps"),
+        ({"final_learning_rate_fraction": 1.5}, "choose a number from 0 to 1"),
+    ],
+)
+def test_an_impossible_decay_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        OptimizerConfig(**settings)
 
 
 def test_without_warm_up_the_first_step_is_whole():

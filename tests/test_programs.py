@@ -7,18 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tiny
 from absl import flags
+from launch.rollouts import load_run
 from safetensors.numpy import load_file
 
 from configs import maze
 from launch import comparing, sample, tokenizing, training, trajectories
-from launch.rollouts import load_run
 from maskflow_jax.data.dataset import read_token_dataset
-from maskflow_jax.data.sources.my_way_home import MazeConfig, maze_videos
+from maskflow_jax.data.sources.maze import MazeSettings, maze_videos
 from maskflow_jax.evaluation.token_statistics import code_groups
+from maskflow_jax.evaluation.tokenizer_card import tokenizer_figures
 from maskflow_jax.io import video_files
 from maskflow_jax.tokenizers.tokenizer import PRETRAINED, Tokenizer, save_tokenizer
 
@@ -55,23 +57,35 @@ def test_shipped_tokenizer_keeps_its_bar():
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 4e6
     tokenizer = Tokenizer.load("maze")
     assert tokenizer.identity["grid"] == [8, 8]
-    assert tokenizer.config.codebook_size <= 1024
-    # Held-out walks under a seed that neither its training nor its evaluation used.
-    settings = MazeConfig(num_videos=12, num_frames=25, fps=2.0, seed=7, split="test")
-    frames = np.concatenate([frames for _, frames, _ in maze_videos(settings)])
-    tokens = tokenizer.encode(frames)
-    error = np.mean((tokenizer.decode(tokens).astype(np.float64) - frames) ** 2)
-    assert 10 * np.log10(255**2 / error) > 28
-    # All of the codes are in use over 4,000 frames; even these 300 need most of them.
-    assert len(np.unique(tokens)) > 0.8 * tokenizer.config.codebook_size
+    assert tokenizer.identity["codebook_size"] == 512
+    # Validation mazes under a seed that neither its training nor its evaluation used.
+    settings = MazeSettings(num_videos=24, num_frames=40, seed=7, split="test")
+    figures = tokenizer_figures(tokenizer, (video.frames for video in maze_videos(settings)))
+    card = json.loads((folder / "card.json").read_text())["figures"]
+    assert figures["psnr"] > 33
+    assert figures["psnr"] == pytest.approx(card["psnr"], abs=1)
+    assert figures["code_usage"] >= 0.95
+    assert figures["copy_accuracy"] > 0.45
+    assert figures["unigram_entropy"] < 5
+
+
+def test_older_tokenizer_is_still_there():
+    older = Tokenizer.load("my_way_home")
+    assert older.identity["codebook_size"] == 1024
+    settings = MazeSettings(
+        num_videos=1, num_frames=8, seed=7, split="test", textures="my_way_home"
+    )
+    (video,) = maze_videos(settings)
+    error = np.mean((older.decode(older.encode(video.frames)).astype(float) - video.frames) ** 2)
+    assert 10 * np.log10(255**2 / error) > 25
 
 
 def test_dataset_is_the_encoded_maze(run):
     videos = read_token_dataset(run.parent / "data", "test")
-    source = MazeConfig(num_videos=1, num_frames=12, fps=10.0, seed=1, split="test")
-    ((name, frames, fps),) = maze_videos(source)
-    assert (videos[0]["id"], videos[0]["fps"]) == (name, fps)
-    np.testing.assert_array_equal(videos[0]["tokens"], Tokenizer.load("maze").encode(frames))
+    (video,) = maze_videos(MazeSettings(num_videos=1, num_frames=12, seed=1, split="test"))
+    assert (videos[0]["id"], videos[0]["fps"]) == (video.id, video.fps)
+    tokens = Tokenizer.load("maze").encode(video.frames)
+    np.testing.assert_array_equal(videos[0]["tokens"], tokens)
 
 
 def test_dataset_of_another_source_is_not_trained_on(run, tmp_path):
@@ -80,6 +94,28 @@ def test_dataset_of_another_source_is_not_trained_on(run, tmp_path):
     settings["data"]["source"]["fps"] = 5.0
     with pytest.raises(ValueError, match=r"fps is 10\.0 there and 5\.0 in data"):
         training.train_from_config(settings, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "mase"}, "unknown data.source.name 'mase'"),
+        ({"walls": 3}, r"data.source has no walls; it takes name, num_videos, num_frames"),
+        ({"light": 999}, "light is 999"),
+    ],
+)
+def test_a_dataset_of_impossible_mazes_is_refused(tmp_path, change, message):
+    data = maze.get_config("smoke").to_dict()["data"]
+    data |= {"directory": str(tmp_path / "data"), "source": data["source"] | change}
+    with pytest.raises(ValueError, match=message):
+        tokenizing.write_dataset(data)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_dataset_records_the_settings_that_were_left_to_their_defaults(run):
+    source = read_token_dataset(run.parent / "data", "test").metadata["source"]
+    assert source["rooms"] == 5
+    assert list(source["colours"]) == [4, 6]
 
 
 def test_sample_extends_held_out_videos_and_writes_all_files(run, tmp_path):
@@ -173,21 +209,40 @@ def test_another_tokenizer_is_refused(run, tmp_path):
         run_sample(run, tmp_path / "out", f"--tokenizer={tmp_path}/other")
 
 
+def test_an_exported_model_is_sampled_like_the_run(run, tmp_path):
+    command = [sys.executable, "-m", "launch.export_model", f"--workdir={run}"]
+    command += [f"--out={tmp_path}/model", f"--dataset={run.parent}/data"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert names == {"config.json", "model.safetensors"}
+    exported, original = load_run(tmp_path / "model"), load_run(run)
+    assert exported.graphdef == original.graphdef
+    for leaf, like in zip(
+        jax.tree.leaves(exported.params), jax.tree.leaves(original.params), strict=True
+    ):
+        np.testing.assert_allclose(leaf, like, rtol=1e-3, atol=1e-6)
+    assert run_sample(tmp_path / "model", tmp_path / "out")["tokens"].shape == (9, 8, 8)
+
+
 def test_averaged_weights_are_all_that_sampling_loads(run):
     loaded = load_run(run)
-    assert loaded.mask_id == 1024
+    assert loaded.mask_id == 512
     assert set(loaded.params) >= {"blocks", "head", "token_embedding"}
 
 
-def test_tokenizer_program_trains_and_writes_a_tokenizer(tmp_path):
+@pytest.mark.parametrize(
+    ("config", "codes", "evaluations"),
+    [("maze_tokenizer", 32, 2), ("my_way_home_tokenizer", 64, 1)],
+)
+def test_tokenizer_program_trains_and_writes_a_tokenizer(tmp_path, config, codes, evaluations):
     command = [sys.executable, "-m", "launch.train_tokenizer"]
-    command += ["--config=configs/maze_tokenizer.py:smoke", f"--workdir={tmp_path}"]
+    command += [f"--config=configs/{config}.py:smoke", f"--workdir={tmp_path}"]
     quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=quick)
     assert done.returncode == 0, done.stderr
     assert "of codes used" in done.stderr
-    assert Tokenizer.load(tmp_path / "tokenizer").config.codebook_size == 64
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    assert Tokenizer.load(tmp_path / "tokenizer").config.codebook_size == codes
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == evaluations
 
 
 def test_samplers_are_compared_on_the_same_videos(run):

@@ -8,10 +8,10 @@ from distributions import window_sampler
 from flax import nnx
 from tiny import quick_compilation
 
+from maskflow_jax.generation.window_program import WindowProgram
 from maskflow_jax.sampling.guidance import Guidance
 from maskflow_jax.sampling.samplers import MGM, SAMPLERS
 from maskflow_jax.sampling.types import RolloutRequest
-from maskflow_jax.window_program import WindowProgram
 
 FFS = {"chunk_size": 16, "context_frames": 2}
 FFS_LENGTHS = (16, 32, 80, 160)  # 1x, 2x, 5x, 10x

@@ -11,13 +11,15 @@ from distributions import quick_jit
 from flax import nnx
 
 from configs import maze
+from maskflow_jax.config import OptimizerConfig
+from maskflow_jax.config_files import read_config
 from maskflow_jax.data.dataset import read_token_dataset, write_token_dataset
 from maskflow_jax.data.pipeline import clip_batches
 from maskflow_jax.parallel import sharding
 from maskflow_jax.tokenizers.tokenizer import Tokenizer, save_tokenizer
 from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
-from maskflow_jax.training import trainer
-from maskflow_jax.training.optimizer import OptimizerConfig, make_optimizer
+from maskflow_jax.training.building import make_flow, model_builder
+from maskflow_jax.training.optimizer import make_optimizer
 from maskflow_jax.training.state import init_state
 from maskflow_jax.training.steps import make_eval_step, make_train_step
 
@@ -53,28 +55,20 @@ CHANGES = {
 }
 
 
-def resolved_config(**changes):
-    """A resolved config; `model__depth=4` changes the field of a section."""
+def tiny_config(**changes):
+    """A small config; `model__depth=4` changes the field of a section."""
     config = {
-        "seed": 0,
-        "data": {"directory": "d", "tokenizer": "c", "num_workers": 0, "clip_frames": 4},
-        "model": {"depth": 2, "width": 16, "num_heads": 2},
-        "flow": {
-            "schedule": "quadratic",
-            "frame_times": "frame",
-            "weighting": "snr",
-            "snr": {"fused": True},
-            "mask_ce": True,
-            "frame_block": 2,
-        },
+        "data": {"directory": "d", "tokenizer": "c", "clip_frames": 4},
+        "model": {"depth": 2, "width": 16, "num_heads": 2, "remat": "full"},
+        "flow": {"schedule": "quadratic", "frame_block": 2},
         "optimizer": {"learning_rate": 1e-2},
         "run": {"num_steps": 4},
         "tokenizer": TOKENIZER,
     }
     for name, value in changes.items():
         section, _, field = name.partition("__")
-        config[section] = {**config[section], field: value} if field else value
-    return config
+        config[section] = {**config.get(section, {}), field: value} if field else value
+    return read_config(config)
 
 
 def write_videos(directory, *, train=5, test=3, tokenizer=TOKENIZER):
@@ -109,12 +103,13 @@ def write_world(directory):
 def settings_of(world, **changes):
     """The smoke config on `write_world(world)`; `run__num_steps=3` changes a setting."""
     config = maze.get_config("smoke")
+    config.data.source = {}
     changes = CHANGES | {name.replace("__", "."): value for name, value in changes.items()}
     with config.unlocked():
         config.update_from_flattened_dict(
             {"data.directory": f"{world}/data", "data.tokenizer": f"{world}/tokenizer", **changes}
         )
-    return config.to_dict()
+    return config
 
 
 def quick_compilation():
@@ -127,10 +122,10 @@ class World:
 
     def __init__(self, directory, mesh=None, **changes):
         write_videos(directory)
-        self.config = resolved_config(**changes)
+        self.config = tiny_config(**changes)
         self.directory, self.mesh = directory, mesh or sharding.make_mesh()
-        self.flow, self.optimizer = trainer.make_flow(self.config), make_optimizer(OPTIMIZER)
-        build = trainer.model_builder(self.config)
+        self.flow, self.optimizer = make_flow(self.config), make_optimizer(OPTIMIZER)
+        build = model_builder(self.config)
         with quick_compilation():
             self.graphdef, state = init_state(build, self.optimizer, jax.random.key(0), self.mesh)
             self.train_step = make_train_step(

@@ -9,7 +9,6 @@ A directory whose `config.json` says so holds a PyTorch tokenizer instead, which
 runs behind the same interface (`exported.py`).
 """
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -26,7 +25,12 @@ from safetensors.numpy import load_file, save_file
 from maskflow_jax.io import files
 from maskflow_jax.io.weights import check_finite, check_weights
 from maskflow_jax.tokenizers import batching
-from maskflow_jax.tokenizers.vqgan import VQGANConfig, abstract_vqgan
+from maskflow_jax.tokenizers.architectures import (
+    TokenizerConfig,
+    architecture_of,
+    config_from_json,
+    config_to_json,
+)
 
 if TYPE_CHECKING:
     from maskflow_jax.tokenizers.exported import ExportedTokenizer
@@ -58,7 +62,7 @@ class Tokenizer:
 
     def __init__(
         self,
-        config: VQGANConfig,
+        config: TokenizerConfig,
         params: dict,
         *,
         name: str,
@@ -98,7 +102,7 @@ class Tokenizer:
         # A CPU computes bfloat16 in float32.
         itemsize = 4 if devices[0].platform == "cpu" else jnp.dtype(dtype).itemsize
         if batch_size is None:
-            frame_bytes = batching.bytes_per_frame(config, itemsize)
+            frame_bytes = architecture_of(config).bytes_per_frame(config, itemsize)
             batch_size = batching.choose_batch_size(frame_bytes, memory_gb, len(devices))
         self.batch_size = -(-batch_size // len(devices)) * len(devices)
         self._encode, self._decode = _compiled(config, jnp.dtype(dtype), devices)
@@ -145,7 +149,7 @@ class Tokenizer:
                 "not those that its sha256 is of); copy or import it again"
             )
         try:
-            config = VQGANConfig(**json.loads(settings.read_text()))
+            config = config_from_json(json.loads(settings.read_text()))
             flat = load_file(weights)
         except (SafetensorError, json.JSONDecodeError, TypeError) as error:
             raise ValueError(f"the tokenizer at {directory} cannot be read: {error}") from error
@@ -203,9 +207,9 @@ def _mesh(devices: list) -> jax.sharding.Mesh:
     return jax.sharding.Mesh(np.array(devices), ("frames",))
 
 
-def _compiled(config: VQGANConfig, dtype: np.dtype, devices: list) -> tuple:
+def _compiled(config: TokenizerConfig, dtype: np.dtype, devices: list) -> tuple:
     """Encoder and decoder as functions of (params, batch) that split the batch over devices."""
-    graphdef, _ = abstract_vqgan(config)
+    graphdef, _ = architecture_of(config).abstract(config)
     mesh = _mesh(devices)
     whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("frames",)))
 
@@ -235,18 +239,19 @@ def _kind(settings: Path) -> str | None:
         return None
 
 
-def save_tokenizer(directory: str | Path, config: VQGANConfig, params: dict) -> None:
-    """Writes `config.json`, `model.safetensors` (float32) and their `sha256` into `directory`.
+def save_tokenizer(directory: str | Path, config: TokenizerConfig, params: dict) -> None:
+    """Writes `config.json`, `model.safetensors` and their `sha256` into `directory`.
 
     Each file is replaced as a whole, so an interrupted save leaves the tokenizer that was there.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    weights = architecture_of(config).weights
     flat = {
-        ".".join(map(str, path)): np.asarray(leaf, np.float32)
+        ".".join(map(str, path)): np.asarray(leaf, weights)
         for path, leaf in nnx.traversals.flatten_mapping(params).items()
     }
-    settings = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    settings = json.dumps(config_to_json(config), indent=2) + "\n"
     with files.atomic_file(directory / "model.safetensors") as part:
         save_file(flat, part)
         (directory / "sha256").unlink(missing_ok=True)  # until both files are in place
@@ -260,7 +265,9 @@ def _digest(directory: Path) -> str:
     return hashlib.sha256(b"".join(contents)).hexdigest()
 
 
-def unflatten_parameters(flat: dict[str, np.ndarray], config: VQGANConfig, *, source: str) -> dict:
+def unflatten_parameters(
+    flat: dict[str, np.ndarray], config: TokenizerConfig, *, source: str
+) -> dict:
     """Arranges arrays named by dotted paths as the parameters of `VQGAN(config)`.
 
     Args:
@@ -275,7 +282,7 @@ def unflatten_parameters(flat: dict[str, np.ndarray], config: VQGANConfig, *, so
         ValueError: with all missing, unexpected and mis-shaped names at once, or if values are not
             finite.
     """
-    wanted = nnx.traversals.flatten_mapping(abstract_vqgan(config)[1])
+    wanted = nnx.traversals.flatten_mapping(architecture_of(config).abstract(config)[1])
     names = {path: ".".join(map(str, path)) for path in wanted}
     check_weights(
         {name: array.shape for name, array in flat.items()},

@@ -187,8 +187,8 @@ class Checkpoints:
             logging.info("these weights were imported: the data starts from its beginning")
         return {**restored["train_state"], "ema_params": restored["ema_params"]}
 
-    def restore_ema_params(self, abstract_params: dict) -> dict:
-        """Restores the averaged parameters alone; changes nothing, so a run may be under way.
+    def restore_ema_params(self, abstract_params: dict) -> tuple[int, dict]:
+        """Restores the averaged parameters and their step; a run may be under way.
 
         Args:
             abstract_params: shapes, types and shardings of the parameters.
@@ -199,7 +199,7 @@ class Checkpoints:
         restored, _ = self._restore_newest(ema_params=ocp.args.StandardRestore(abstract_params))
         if restored is None:
             raise self._nothing_there()
-        return restored["ema_params"]
+        return self._restored_step, restored["ema_params"]
 
     def restore_weights(self, abstract_params: dict) -> tuple[int, dict, dict]:
         """Restores step, parameters and averaged parameters, as `restore_ema_params` does.
@@ -241,6 +241,7 @@ class Checkpoints:
             restored, problem = self._read(step, items)
             if not _gather(problem is not None).any():
                 logging.info("restored step %d from %s", step, self.directory)
+                self._restored_step = step
                 return restored, list(problems)
             problems[step] = problem or f"step {step}: another process cannot read it"
             logging.warning("a checkpoint cannot be read, %s", problems[step])
@@ -296,9 +297,7 @@ class Checkpoints:
                 shutil.rmtree(unfinished, ignore_errors=True)
 
     def _nothing_there(self) -> CheckpointError:
-        return CheckpointError(
-            f"no complete checkpoint in {self.directory}; train first: python -m launch.train"
-        )
+        return CheckpointError(f"no complete checkpoint in {self.directory}; train first")
 
     def _not_saved(self, error: Exception | str) -> CheckpointError:
         free = shutil.disk_usage(self.directory).free / 1e6

@@ -16,7 +16,7 @@ def learning_rate(config: OptimizerConfig) -> optax.Schedule:
             peak,
             warmup,
             config.decay_steps,
-            end_value=peak * config.final_fraction,
+            end_value=peak * config.final_learning_rate_fraction,
         )
     if warmup:
         return optax.warmup_constant_schedule(0.0, peak, warmup)

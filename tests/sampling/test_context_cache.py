@@ -10,9 +10,9 @@ from distributions import quick_jit, sample_keys, window_sampler
 from flax import nnx
 from tiny import random_params
 
+from maskflow_jax.generation.window_program import WindowProgram
 from maskflow_jax.models.latte import Latte, LatteConfig
 from maskflow_jax.sampling.types import Window, WindowTokens
-from maskflow_jax.window_program import WindowProgram
 
 K, T, SIDE, B = 7, 5, 4, 2
 REVERSED = np.arange(T)[::-1]

@@ -14,9 +14,9 @@ from distributions import window_sampler
 from flax import nnx
 from tiny import quick_compilation
 
+from maskflow_jax.generation.window_program import WindowProgram
 from maskflow_jax.sampling.samplers import SAMPLERS
 from maskflow_jax.sampling.tasks import TaskRequest, make_task
-from maskflow_jax.window_program import WindowProgram
 
 K, WINDOW, CONTEXT, GRID = 128, 5, 2, (2, 3)
 FIRST = 20  # number of the first real frame

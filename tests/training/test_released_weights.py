@@ -10,11 +10,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from launch.rollouts import load_run
 from released import random_latte
 from tiny import assert_same, host_copy, quick_compilation, settings_of, write_videos, write_world
 
 from launch import training
-from launch.rollouts import load_run
 from maskflow_jax.io.torch_files import read_torch_file, write_state_dict
 from maskflow_jax.models import latte_torch
 from maskflow_jax.tokenizers.tokenizer import Tokenizer

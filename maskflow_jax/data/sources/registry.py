@@ -15,6 +15,7 @@ SOURCES = {
     "ucf101": ("ucf101", "UCF101"),
     "tfds": ("tfds", "TFDSVideos"),
     "hdf5_tokens": ("hdf5_tokens", "HDF5Tokens"),
+    "maze": ("maze", "Mazes"),
     "my_way_home": ("my_way_home", "MyWayHome"),
 }
 

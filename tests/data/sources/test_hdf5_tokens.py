@@ -265,7 +265,7 @@ def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch):
 
 
 def test_the_program(tmp_path):
-    tokens = np.random.default_rng(0).integers(0, 1024, (8, 5, 8, 8))
+    tokens = np.random.default_rng(0).integers(0, 512, (8, 5, 8, 8))
     path = write_file(tmp_path / "f.h5", list(tokens))
     command = [
         sys.executable,

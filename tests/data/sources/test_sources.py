@@ -15,10 +15,14 @@ from maskflow_jax.data.preparation.decoding import Outcome, decode_item
 from maskflow_jax.data.preparation.frame_transforms import FrameTransform
 from maskflow_jax.data.sources import registry
 from maskflow_jax.data.sources.items import Item, describe, files_under, natural_key
+from maskflow_jax.data.sources.maze import MazeSettings, maze_videos
 from maskflow_jax.data.sources.registry import make_source
 
 # The sources that read a folder of files.
-FOLDERS = [name for name in registry.SOURCES if name not in ("tfds", "hdf5_tokens", "my_way_home")]
+NO_FOLDERS = ("tfds", "hdf5_tokens", "maze", "my_way_home")
+FOLDERS = [name for name in registry.SOURCES if name not in NO_FOLDERS]
+    name for name in registry.SOURCES if name not in ("tfds", "hdf5_tokens", "maze", "my_way_home")
+]
 
 
 def read(source, item):
@@ -367,3 +371,26 @@ def test_a_list_that_names_a_pipe_fails_alone(tmp_path):
     items = by_id(source)
     assert "A/pipe.avi is no regular file" in failure(source, items["A/pipe.avi"])
     assert failure(source, items["A/good.avi"]) is None
+
+
+def test_mazes_are_a_source_of_the_videos_that_the_generator_makes():
+    sizes = {"train_videos": 2, "test_videos": 1, "num_frames": 5, "seed": 3}
+    source = make_source("maze", {**sizes, "textures": "plain", "root": None})
+    items = by_id(source)
+    assert sorted(items) == ["test/000000", "train/000000", "train/000001"]
+    assert {name: item.split for name, item in items.items()} == {
+        name: name.split("/")[0] for name in items
+    }
+    assert describe(source)["name"] == "maze"
+    assert source.length(items["test/000000"]) == (5, 0.5)
+    assert pickle.loads(pickle.dumps(source)) == source
+    settings = MazeSettings(num_videos=2, num_frames=5, seed=3, textures="plain")
+    expected = list(maze_videos(settings))[1].frames
+    timed = list(source.open(items["train/000001"]))
+    np.testing.assert_array_equal(np.stack([frame.pixels for frame in timed]), expected)
+    np.testing.assert_allclose([frame.start for frame in timed], np.arange(5) / 10)
+
+
+def test_impossible_mazes_are_refused_before_any_work():
+    with pytest.raises(ValueError, match="rooms is 0"):
+        make_source("maze", {"train_videos": 1, "test_videos": 1, "num_frames": 5, "rooms": 0})

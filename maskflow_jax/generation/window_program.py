@@ -78,6 +78,7 @@ class WindowProgram:
         seed: int,
         given: WindowTokens | None = None,
         first_sample: int = 0,
+        finished: list[np.ndarray] | None = None,
     ) -> Iterator[np.ndarray]:
         """Continues a batch of videos chunk by chunk.
 
@@ -91,16 +92,24 @@ class WindowProgram:
             seed: Seed of all samples.
             given: Further known tokens of the whole video; see `rollout`.
             first_sample: Number i of the first sample of this batch.
+            finished: Windows that were sampled before, int32 [B, k, H, W] each; they are not
+                sampled again, and new windows are appended.
 
         Yields:
             The new frames of every window, int32 [B, h, H, W].
         """
+        before = len(finished or ())
         numbers = np.arange(first_sample, first_sample + len(context))
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), numbers)
 
         def sample_chunk(index, tokens, known, window):
+            if index < before:
+                return finished[index]
             chunk_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
-            return self(params, chunk_keys, tokens, known, window)
+            sampled = self(params, chunk_keys, tokens, known, window)
+            if finished is not None:
+                finished.append(sampled)
+            return sampled
 
         return rollout(context, plan, sample_chunk, mask_id=self.mask_id, given=given)
 

@@ -3,14 +3,15 @@
 import dataclasses
 import time
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from maskflow_jax.config import Config
+from maskflow_jax.config_files import to_dict
 from maskflow_jax.parallel import sharding
-from maskflow_jax.training import trainer
-from maskflow_jax.training.optimizer import OptimizerConfig, make_optimizer
+from maskflow_jax.training.building import make_flow, model_builder
+from maskflow_jax.training.optimizer import make_optimizer
 from maskflow_jax.training.state import abstract_state
 from maskflow_jax.training.steps import make_train_step
 
@@ -37,22 +38,21 @@ class Plan:
         return self.state_bytes + self.temporary_bytes
 
 
-def plan_train_step(config: dict[str, Any], batch_size: int) -> Plan:
+def plan_train_step(config: Config, batch_size: int) -> Plan:
     """Compiles the train step of a config; nothing is allocated.
 
     Args:
-        config: resolved config.
+        config: Config with a tokenizer.
         batch_size: clips over all devices.
 
     Returns:
         The plan, of this process's kind of device.
     """
-    settings = OptimizerConfig(**config["optimizer"])
-    optimizer = make_optimizer(settings)
-    mesh = sharding.make_mesh(**config.get("mesh", {}))
-    graphdef, state = abstract_state(trainer.model_builder(config), optimizer, mesh)
-    step = make_train_step(graphdef, trainer.make_flow(config), optimizer, settings, state)
-    shape = (batch_size, config["data"]["clip_frames"], *config["tokenizer"]["grid"])
+    optimizer = make_optimizer(config.optimizer)
+    mesh = sharding.make_mesh(**to_dict(config.mesh))
+    graphdef, state = abstract_state(model_builder(config), optimizer, mesh)
+    step = make_train_step(graphdef, make_flow(config), optimizer, config.optimizer, state)
+    shape = (batch_size, config.data.clip_frames, *config.tokenizer.grid)
     placed = jax.sharding.NamedSharding(mesh, sharding.BATCH)
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=placed)
     started = time.perf_counter()
@@ -69,7 +69,7 @@ def plan_train_step(config: dict[str, Any], batch_size: int) -> Plan:
     )
 
 
-def table(config: dict[str, Any], batch_sizes: Iterable[int]) -> str:
+def table(config: Config, batch_sizes: Iterable[int]) -> str:
     """The plans of several batches, a row each."""
     lines = [
         "| batch | state GB | beside it GB | together GB | lower and compile |",

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from maskflow_jax.config import Config
+from maskflow_jax.config_files import to_dict
 from maskflow_jax.data.dataset import read_token_dataset, write_token_dataset
 from maskflow_jax.data.pipeline import clip_batches
 from maskflow_jax.parallel import sharding
@@ -34,11 +36,11 @@ class HostSpeed:
     overhead_seconds: float
 
 
-def measure_host(config: dict[str, Any], state: Any, *, batch_size: int) -> tuple[HostSpeed, Any]:
+def measure_host(config: Config, state: Any, *, batch_size: int) -> tuple[HostSpeed, Any]:
     """Measures the input pipeline and the overhead of a step.
 
     Args:
-        config: resolved config; the dataset read is one of random tokens of its shape.
+        config: Config with a tokenizer; the dataset read is one of random tokens of its shape.
         state: a train state; it is donated.
         batch_size: clips of a batch.
 
@@ -59,22 +61,22 @@ def measure_host(config: dict[str, Any], state: Any, *, batch_size: int) -> tupl
     return HostSpeed(clips_per_second=batch_size / seconds, overhead_seconds=overhead), state
 
 
-def _batches(folder: Path, config: dict[str, Any], batch_size: int):
-    frames, grid = config["data"]["clip_frames"], config["tokenizer"]["grid"]
+def _batches(folder: Path, config: Config, batch_size: int):
+    frames, grid = config.data.clip_frames, config.tokenizer.grid
     rng = np.random.default_rng(0)
 
     def videos() -> Iterator[tuple[str, np.ndarray, float]]:
         shape = (CLIPS_PER_VIDEO * frames, *grid)
         for index in range(NUM_VIDEOS):
-            yield str(index), rng.integers(0, config["tokenizer"]["codebook_size"], shape), 10.0
+            yield str(index), rng.integers(0, config.tokenizer.codebook_size, shape), 10.0
 
-    write_token_dataset(folder / "data", {"train": videos()}, tokenizer=config["tokenizer"])
+    write_token_dataset(folder / "data", {"train": videos()}, tokenizer=to_dict(config.tokenizer))
     return clip_batches(
         read_token_dataset(folder / "data", "train"),
         clip_frames=frames,
         batch_size=batch_size,
         seed=0,
-        num_workers=config["data"]["num_workers"],
+        num_workers=config.data.num_workers,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a cached context costs in held-out cross-entropy, and what it saves in time."""
+"""The cost of a cached context in validation cross-entropy, and what it saves in time."""
 
 import dataclasses
 import functools
@@ -8,13 +8,15 @@ import jax
 import numpy as np
 from flax import nnx
 
-from launch.rollouts import Run, make_chunk_sampler
 from maskflow_jax.data.dataset import TokenVideos
 from maskflow_jax.data.pipeline import eval_clips
 from maskflow_jax.evaluation.likelihood import context_cross_entropy
-from maskflow_jax.sampling.rollout import Window
-from maskflow_jax.sampling.samplers import SamplerConfig
-from maskflow_jax.training import trainer
+from maskflow_jax.generation.request import make_window_sampler
+from maskflow_jax.generation.trained_model import TrainedModel
+from maskflow_jax.generation.window_program import WindowProgram
+from maskflow_jax.sampling.samplers import MGM
+from maskflow_jax.sampling.types import Window
+from maskflow_jax.training.building import make_noise_schedule
 
 REPEATS = 3  # timed chunks, after one that is not
 
@@ -26,7 +28,7 @@ class Row:
     Attributes:
         run: its folder.
         context_frames: m.
-        plain: held-out cross-entropy in nats per masked token, context run at every step.
+        plain: validation cross-entropy in nats per masked token, context run at every step.
         cached: the same of a cached context.
         cost: cached less plain.
         cost_error: the standard error of `cost` over clips.
@@ -45,17 +47,23 @@ class Row:
 
 
 def compare(
-    name: str, run: Run, videos: TokenVideos, context_frames: int, *, batch_size: int, passes: int
+    name: str,
+    run: TrainedModel,
+    videos: TokenVideos,
+    context_frames: int,
+    *,
+    batch_size: int,
+    passes: int,
 ) -> Row:
     """Measures one run at one context.
 
     Args:
         name: for the table.
         run: the run.
-        videos: its held-out videos.
+        videos: its validation videos.
         context_frames: m, 1 to k - 1.
         batch_size: clips at a time.
-        passes: over the held-out clips, of other masks each.
+        passes: over the validation clips, of other masks each.
 
     Returns:
         The row.
@@ -63,11 +71,11 @@ def compare(
     Raises:
         ValueError: if a clip cannot have such a context.
     """
-    frames = run.config["data"]["clip_frames"]
+    frames = run.config.data.clip_frames
     if not 0 < context_frames < frames:
         raise ValueError(
-            f"--context_frames={context_frames}: {name} has clips of {frames} frames, so a context "
-            f"has 1 to {frames - 1}"
+            f"context_frames is {context_frames}: {name} has clips of {frames} frames, so a "
+            f"context has 1 to {frames - 1}"
         )
     clips = functools.partial(eval_clips, videos, clip_frames=frames, batch_size=batch_size)
     batches = [batch for _ in range(passes) for batch in clips()]
@@ -91,9 +99,9 @@ def compare(
     )
 
 
-def _sums(run: Run, batches: list, context_frames: int, cached: bool) -> np.ndarray:
+def _sums(run: TrainedModel, batches: list, context_frames: int, cached: bool) -> np.ndarray:
     """Cross-entropy and number of masked tokens of every clip, [clips, 2]."""
-    schedule = trainer.make_flow(run.config).schedule
+    schedule = make_noise_schedule(run.config)
 
     @jax.jit
     def measure(params, key, tokens, valid):
@@ -104,7 +112,7 @@ def _sums(run: Run, batches: list, context_frames: int, cached: bool) -> np.ndar
             tokens,
             valid,
             context_frames=context_frames,
-            mask_id=run.mask_id,
+            mask_id=run.config.tokenizer.codebook_size,
             cached=cached,
         )
 
@@ -116,17 +124,24 @@ def _sums(run: Run, batches: list, context_frames: int, cached: bool) -> np.ndar
     return np.concatenate(found)
 
 
-def _chunk_seconds(run: Run, tokens: np.ndarray, context_frames: int, cached: bool) -> float:
+def _chunk_seconds(
+    run: TrainedModel, tokens: np.ndarray, context_frames: int, cached: bool
+) -> float:
     """Median seconds of a chunk for a batch of clips."""
     batch, frames = tokens.shape[:2]
     known = np.broadcast_to(np.arange(frames)[:, None, None] < context_frames, tokens.shape)
     keys = jax.random.split(jax.random.key(0), batch)
-    sampler = SamplerConfig(context_cache=cached)
-    sample = make_chunk_sampler(run.graphdef, run.config, sampler, context_frames)
+    sampling = dataclasses.replace(run.config.sampling, sampler=MGM(), context_cache=cached)
+    sample = WindowProgram(
+        run.graphdef,
+        make_window_sampler(run.config, sampling),
+        context_frames=context_frames,
+        mask_id=run.config.tokenizer.codebook_size,
+    )
     window, seconds = Window(context_frames, frames - context_frames), []
     for _ in range(1 + REPEATS):
         started = time.perf_counter()
-        jax.block_until_ready(sample(run.params, keys, tokens, known, window))
+        sample(run.params, keys, tokens, known, window)
         seconds.append(time.perf_counter() - started)
     return float(np.median(seconds[1:]))
 

@@ -8,12 +8,15 @@ from typing import Any
 import flax
 import jax
 
-from launch.benchmarking import Timing
-from launch.host_speed import HostSpeed
+from maskflow_jax.config import Config
+from maskflow_jax.config_files import to_dict
+from maskflow_jax.io.files import write_text
+from maskflow_jax.profiling.benchmark import Timing
+from maskflow_jax.profiling.host_speed import HostSpeed
 
 
 def report(
-    config: dict[str, Any],
+    config: Config,
     timings: list[Timing],
     *,
     peak: float,
@@ -23,7 +26,7 @@ def report(
     """Everything as JSON values: devices, versions, the programs, and what follows from them.
 
     Args:
-        config: resolved config.
+        config: Config with a tokenizer.
         timings: of `Benchmark.run`.
         peak: `matmul_peak` of one device.
         batch_size: samples of every program.
@@ -31,7 +34,7 @@ def report(
     """
     device, peak = jax.devices()[0], peak * jax.device_count()
     seconds = {timing.name: timing.seconds for timing in timings}
-    height, width = config["tokenizer"]["grid"]
+    height, width = config.tokenizer.grid
 
     def row(timing: Timing) -> dict[str, Any]:
         rate = timing.frames and timing.frames / timing.seconds
@@ -49,11 +52,11 @@ def report(
         "device": device.device_kind,
         "devices": jax.device_count(),
         "versions": {"jax": jax.__version__, "flax": flax.__version__},
-        "precision": config["model"].get("dtype", "float32"),
-        "model": config["model"],
-        "frames": config["data"]["clip_frames"],
-        "grid": config["tokenizer"]["grid"],
-        "codebook_size": config["tokenizer"]["codebook_size"],
+        "precision": config.model.dtype,
+        "model": to_dict(config.model),
+        "frames": config.data.clip_frames,
+        "grid": list(config.tokenizer.grid),
+        "codebook_size": config.tokenizer.codebook_size,
         "batch_size": batch_size,
         "matmul_peak": peak,
         "device_peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use"),
@@ -117,5 +120,5 @@ def _host_line(host: dict[str, Any]) -> str:
 def write(result: dict[str, Any], out: Path) -> None:
     """Writes OUT.json and OUT.md."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    out.with_suffix(".md").write_text(as_markdown(result))
+    write_text(out.with_suffix(".json"), json.dumps(result, indent=1) + "\n")
+    write_text(out.with_suffix(".md"), as_markdown(result))

@@ -7,7 +7,6 @@ training; seconds are of the whole, bytes of one device.
 import dataclasses
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +14,15 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 
+from maskflow_jax.config import Config
+from maskflow_jax.config_files import to_dict
 from maskflow_jax.parallel import sharding
 from maskflow_jax.profiling import flops
-from maskflow_jax.sampling.samplers import SamplerConfig, make_window_sampler
-from maskflow_jax.training import trainer
-from maskflow_jax.training.optimizer import OptimizerConfig, make_optimizer
+from maskflow_jax.sampling.samplers import FM, MGM
+from maskflow_jax.sampling.types import Sampler, WindowTokens
+from maskflow_jax.sampling.window_sampler import WindowSampler
+from maskflow_jax.training.building import make_flow, make_latte_config, model_builder
+from maskflow_jax.training.optimizer import make_optimizer
 from maskflow_jax.training.state import init_state
 from maskflow_jax.training.steps import make_train_step
 
@@ -118,7 +121,7 @@ class Benchmark:
     """The programs of a config.
 
     Args:
-        config: resolved config; no dataset is read.
+        config: Config with a tokenizer; no dataset is read.
         batch_size: samples of every program, over all devices.
         repeats: timed runs of each.
 
@@ -126,15 +129,15 @@ class Benchmark:
         ValueError: if the mesh does not cover the devices or the batch does not divide over them.
     """
 
-    def __init__(self, config: dict[str, Any], *, batch_size: int, repeats: int):
+    def __init__(self, config: Config, *, batch_size: int, repeats: int):
         self.config, self.batch_size, self.repeats = config, batch_size, repeats
-        self.latte = trainer.make_latte_config(config)
-        self.frames, self.grid = config["data"]["clip_frames"], config["tokenizer"]["grid"]
-        self.flow = trainer.make_flow(config)
-        self.settings = OptimizerConfig(**config["optimizer"])
-        self.mesh = sharding.make_mesh(**config.get("mesh", {}))
+        self.latte = make_latte_config(config)
+        self.frames, self.grid = config.data.clip_frames, tuple(config.tokenizer.grid)
+        self.flow = make_flow(config)
+        self.settings = config.optimizer
+        self.mesh = sharding.make_mesh(**to_dict(config.mesh))
         self.graphdef, self.state = init_state(
-            trainer.model_builder(config),
+            model_builder(config),
             make_optimizer(self.settings),
             jax.random.key(0),
             self.mesh,
@@ -153,13 +156,15 @@ class Benchmark:
 
     def programs(self) -> dict[str, Callable[[str], Timing]]:
         """The programs by name; "train step" uses up the state and comes last."""
-        last = self.frames - 1
+        last, mgm = self.frames - 1, MGM(num_steps=SAMPLER_STEPS)
         return {
             "features": self._features,
             "forward": self._forward,
-            "MGM step": lambda name: self._step(name, "mgm", 0),
-            "FM step": lambda name: self._step(name, "fm", 0),
-            "MGM step, 1 new frame": lambda name: self._step(name, "mgm", last),
+            "MGM step": lambda name: self._step(name, mgm, 0),
+            "FM step": lambda name: self._step(name, FM(num_steps=SAMPLER_STEPS), 0),
+            "MGM step, 1 new frame": lambda name: self._step(
+                name, MGM(num_steps=SAMPLER_STEPS), last
+            ),
             "MGM chunk": lambda name: self._chunk(name, self._context_frames()),
             "MGM chunk, 1 new frame": lambda name: self._chunk(name, last),
             "MGM chunk, 1 new frame, cached": lambda name: self._chunk(
@@ -176,7 +181,7 @@ class Benchmark:
         return [program(name) for name, program in programs.items() if name in wanted]
 
     def _context_frames(self) -> int:
-        return self.config.get("sampling", {}).get("context_frames", 0)
+        return self.config.sampling.context_frames
 
     def _model(self, params):
         return nnx.merge(self.graphdef, params)
@@ -203,31 +208,29 @@ class Benchmark:
         arguments = (self.state["params"], self.tokens, self.times)
         return self._measure(name, forward, *arguments, flops=self.forward_flops)
 
-    def _window(self, config: SamplerConfig, context: int) -> tuple[Callable, tuple]:
+    def _window(
+        self, sampler: Sampler, context: int, *, context_cache: bool = False
+    ) -> tuple[Callable, tuple]:
         """A window's program and its arguments."""
-        sample = make_window_sampler(
-            config,
-            self.flow.schedule,
-            chunk_size=self.frames,
-            context_frames=context,
-            tokens_per_frame=self.grid[0] * self.grid[1],
-            mask_id=self.latte.codebook_size,
+        sample = WindowSampler(
+            sampler=sampler,
+            schedule=self.flow.schedule,
+            context_cache=context_cache,
+            frame_block=self.flow.frame_block,
         )
         known = np.arange(self.frames)[:, None, None] < context
         known = sharding.place_batch(self.mesh, np.broadcast_to(known, self.tokens.shape))
 
         def window(params, keys, tokens, known):
-            return sample(self._model(params), keys, tokens, known)[0]
+            model = self._model(params)
+            return sample(model, keys, WindowTokens(tokens, known), context_frames=context)[0]
 
         arguments = (self.state["params"], self.keys, self.tokens, known)
         return sharding.map_samples(self.mesh, window), arguments
 
-    def _step(self, name: str, sampler: str, context: int) -> Timing:
+    def _step(self, name: str, sampler: Sampler, context: int) -> Timing:
         """One step of a window, as a share of a window of `SAMPLER_STEPS`."""
-        config = SamplerConfig(
-            name=sampler, num_steps=SAMPLER_STEPS, frame_block=self.flow.frame_block
-        )
-        window, arguments = self._window(config, context)
+        window, arguments = self._window(sampler, context)
         return self._measure(
             name,
             window,
@@ -238,8 +241,7 @@ class Benchmark:
 
     def _chunk(self, name: str, context: int, *, context_cache: bool = False) -> Timing:
         """A whole window of the paper's number of steps."""
-        config = SamplerConfig(frame_block=self.flow.frame_block, context_cache=context_cache)
-        window, arguments = self._window(config, context)
+        window, arguments = self._window(MGM(), context, context_cache=context_cache)
         return self._measure(
             name,
             window,

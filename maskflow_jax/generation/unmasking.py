@@ -6,12 +6,12 @@ from einops import rearrange
 from flax import nnx
 from PIL import Image, ImageDraw
 
-from launch.comparing import Contestant
-from launch.rollouts import Run
-from maskflow_jax.sampling.samplers import make_window_sampler
+from maskflow_jax.config import SamplingConfig
+from maskflow_jax.generation.request import make_window_sampler
+from maskflow_jax.generation.trained_model import TrainedModel
+from maskflow_jax.sampling.types import WindowTokens
 from maskflow_jax.sampling.window import trajectory
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
-from maskflow_jax.training import trainer
 
 GREY = 96  # of masked tokens
 LABEL_HEIGHT = 14  # pixels
@@ -20,44 +20,39 @@ HOLD = 0.25  # of the animation's length, the finished window stands still
 
 
 def reveal(
-    run: Run, contestant: Contestant, context: np.ndarray
+    model: TrainedModel, sampling: SamplingConfig, context: np.ndarray, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Samples one window.
 
     Args:
-        run: the trained run.
-        contestant: the sampler; its stride is not looked at.
-        context: tokens int32 [m, h, w].
+        model: The trained model.
+        sampling: The sampler; its stride has no part in it.
+        context: Known tokens, int32 [m, h, w].
+        seed: Seed of the sample.
 
     Returns:
         tokens int32 [k, h, w], reveal_step int32 [k, h, w], and the number of steps.
 
     Raises:
-        ValueError: for rolling, which has no window of its own.
+        ValueError: for rolling, which fills no window by itself.
     """
-    if contestant.sampler.name == "rolling":
+    if sampling.sampler.name == "rolling":
         raise ValueError("rolling fills no window by itself; show another sampler")
-    chunk_size, known_frames = run.config["data"]["clip_frames"], len(context)
-    shape = (1, chunk_size, *context.shape[1:])
-    tokens = np.full(shape, run.mask_id, np.int32)
+    config, known_frames = model.config, len(context)
+    shape = (1, config.data.clip_frames, *context.shape[1:])
+    tokens = np.full(shape, config.tokenizer.codebook_size, np.int32)
     tokens[0, :known_frames] = context
-    known = np.broadcast_to(np.arange(chunk_size)[:, None, None] < known_frames, shape)
-    sample = make_window_sampler(
-        contestant.sampler,
-        trainer.make_flow(run.config).schedule,
-        chunk_size=chunk_size,
-        context_frames=known_frames,
-        tokens_per_frame=shape[2] * shape[3],
-        mask_id=run.mask_id,
-    )
+    known = np.broadcast_to(np.arange(shape[1])[:, None, None] < known_frames, shape)
+    sample = make_window_sampler(config, sampling)
 
     @jax.jit
     def sample_one(params, tokens, known):
-        model = nnx.merge(run.graphdef, params)
-        keys = jax.random.split(jax.random.key(0), 1)
-        return sample(model, keys, tokens, known)
+        network = nnx.merge(model.graphdef, params)
+        keys = jax.random.split(jax.random.key(seed), 1)
+        window = WindowTokens(tokens, known)
+        return sample(network, keys, window, context_frames=known_frames)
 
-    sampled, steps = sample_one(run.params, tokens, known)
+    sampled, steps = sample_one(model.params, tokens, known)
     return np.asarray(sampled[0]), np.asarray(steps[0]), 1 + int(np.max(steps))
 
 

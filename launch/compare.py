@@ -1,0 +1,77 @@
+"""Compares samplers, or a cached with a plain context, or shows how samplers unmask a window.
+
+    python -m launch.compare --workdir=maze --out=comparison --samplers=mgm --samplers=halton
+    python -m launch.compare --what=cache --workdir=runs/maze --out=cache
+    python -m launch.compare --what=unmasking --workdir=maze --out=unmasking.gif
+
+`samplers` continues validation videos with every sampler and writes its network evaluations,
+seconds and distances from real tokens as .md and .json. A sampler may have settings and a stride:
+`--samplers=mgm:noise=random,stride=1` (give the flag once per sampler). `cache` measures
+validation cross-entropy and seconds of a chunk with and without a cached context. `unmasking`
+draws a row per sampler and a column per frame, with masked tokens in grey.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from absl import flags, logging
+
+from launch import cli
+from launch.startup import start
+
+_WHAT = flags.DEFINE_enum("what", "samplers", ["samplers", "cache", "unmasking"], "What to do.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Run, exported model or name.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Result files without suffix, or a GIF.", required=True)
+_SAMPLERS = flags.DEFINE_multi_string(
+    "samplers", ["mgm", "mgm:noise=random", "halton", "remdm"], "Sampler, with settings."
+)
+_FACTORS = flags.DEFINE_list("factors", ["1", "2", "5"], "Lengths, in training windows.")
+_NUM_VIDEOS = flags.DEFINE_integer("num_videos", 16, "Videos continued, all at a time.")
+_CONTEXT = flags.DEFINE_list("context_frames", None, "cache: numbers of context frames.")
+_DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, if it has moved.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Tokenizer, if it has moved.")
+
+
+def main(_) -> None:
+    """Compares, prints and writes."""
+    start()
+    import maskflow_jax as mf
+    from maskflow_jax.evaluation.token_statistics import code_groups
+    from maskflow_jax.generation import cache_costs, comparison, unmasking
+    from maskflow_jax.generation.trained_model import find_dataset
+    from maskflow_jax.io.files import write_text
+    from maskflow_jax.io.video_files import write_gif
+
+    generator = mf.VideoGenerator.load(
+        _WORKDIR.value, tokenizer=_TOKENIZER.value, dataset=_DATASET.value
+    )
+    model, out = generator.model, Path(_OUT.value)
+    known = model.config.sampling.context_frames
+    contestants = [comparison.parse(text, known) for text in _SAMPLERS.value]
+    if _WHAT.value == "unmasking":
+        context = generator.read_context()[0]
+        rows = [(c.label, *unmasking.reveal(model, c.sampling, context)) for c in contestants]
+        write_gif(out, unmasking.animate(generator.tokenizer, rows), 10.0)
+        return
+    videos = find_dataset(model, model.config.data.validation_split, _DATASET.value)
+    if _WHAT.value == "cache":
+        frames = generator.window
+        asked = [int(m) for m in _CONTEXT.value or sorted({1, frames // 2, frames - 1})]
+        sizes = {"batch_size": min(16, len(videos)), "passes": 2}
+        rows = [cache_costs.compare(out.name, model, videos, m, **sizes) for m in asked]
+        results = [([dataclasses.asdict(row) for row in rows], cache_costs.as_markdown(rows))]
+    else:
+        groups = code_groups(generator.tokenizer.codebook)
+        factors = tuple(int(factor) for factor in _FACTORS.value)
+        arena = comparison.Arena(generator, videos, groups, _NUM_VIDEOS.value, factors)
+        found = comparison.compare(arena, contestants)
+        results = ((rows, comparison.as_markdown(rows)) for rows in found)
+    for rows, table in results:  # after each, so that hours are not lost
+        write_text(out.with_suffix(".json"), json.dumps(rows, indent=1) + "\n")
+        write_text(out.with_suffix(".md"), table)
+    logging.info("wrote %s.md:\n%s", out, table)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,106 @@
+"""Contexts: the known frames of a video, from files, arrays, tokens or a dataset."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from maskflow_jax.io import video_files
+from maskflow_jax.tokenizers.tokenizer import Tokenizer
+
+IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def read_frames(
+    source: Any, tokenizer: Tokenizer, *, frames: int, fps: float, from_start: bool = False
+) -> np.ndarray:
+    """Reads the known frames of one or several videos.
+
+    Args:
+        source: A path of a video or of an image; a list of images in order; frames as uint8
+            [F, H, W, 3] or [B, F, H, W, 3]; an image as uint8 [H, W, 3]; or tokens, int [F, h, w]
+            or [B, F, h, w].
+        tokenizer: Encodes frames.
+        frames: Number of frames wanted. A single image is repeated, as a video that stands still.
+        fps: Frames per second of the model; frames of a video file are picked at this rate.
+        from_start: Takes the first frames of a longer source instead of the last ones.
+
+    Returns:
+        Tokens int32 [B, frames, h, w].
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file cannot be read, a source is too short, or an array has another form.
+    """
+    grid = tuple(tokenizer.identity["grid"])
+    if isinstance(source, str | Path):
+        pixels = _read_file(Path(source), frames, fps, from_start)
+    elif isinstance(source, Sequence) and all(isinstance(s, str | Path) for s in source):
+        pixels = np.concatenate(
+            [_square(_read_image(Path(path))[None], tokenizer) for path in source]
+        )
+    else:
+        pixels = np.asarray(source)
+        if np.issubdtype(pixels.dtype, np.integer) and pixels.shape[-2:] == grid:
+            tokens = pixels[None] if pixels.ndim == 3 else pixels
+            if tokens.ndim != 4:
+                raise ValueError(f"tokens {pixels.shape} must be [F, h, w] or [B, F, h, w]")
+            return _cut(tokens.astype(np.int32), frames, from_start)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4, 5) or pixels.shape[-1] != 3:
+        raise ValueError(
+            f"a context of type {pixels.dtype} and shape {pixels.shape} is neither frames, uint8 "
+            f"[F, H, W, 3], nor tokens, integers [F, {grid[0]}, {grid[1]}]"
+        )
+    if pixels.ndim == 3:
+        pixels = pixels[None]
+    batch = pixels[None] if pixels.ndim == 4 else pixels
+    batch = _cut(batch, frames, from_start)
+    return np.stack([tokenizer.encode(_square(video, tokenizer)) for video in batch])
+
+
+def _cut(videos: np.ndarray, frames: int, from_start: bool) -> np.ndarray:
+    """The first or the last frames of videos [B, F, ...]; a single frame is repeated."""
+    length = videos.shape[1]
+    if length == 1 and frames > 1:
+        return np.repeat(videos, frames, axis=1)
+    if length < frames:
+        raise ValueError(
+            f"the context has {length} frames, {frames} are wanted; give more, or ask for fewer"
+        )
+    return videos[:, :frames] if from_start else videos[:, length - frames :]
+
+
+def _read_file(path: Path, frames: int, fps: float, from_start: bool) -> np.ndarray:
+    """Frames of a video file at the model's rate, or an image as a video of one frame."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no video or image at {path}")
+    if path.suffix.lower() in IMAGES:
+        return _read_image(path)[None]
+    pixels, file_fps = video_files.read_video(path)
+    # From one end, so that new frames join the file's last, or first, frame.
+    offsets = np.round(np.arange(frames) * file_fps / fps).astype(int)
+    picked = offsets if from_start else len(pixels) - 1 - offsets[::-1]
+    if picked.size and (picked.min() < 0 or picked.max() >= len(pixels)):
+        raise ValueError(
+            f"{path} lasts {len(pixels) / file_fps:.2f} s; the {frames} frames wanted from it, at "
+            f"{fps:g} per second, last longer; use a longer video or fewer frames"
+        )
+    return pixels[picked]
+
+
+def _read_image(path: Path) -> np.ndarray:
+    """An image file as uint8 [H, W, 3]."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no image at {path}") from None
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+
+
+def _square(frames: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """The middle square of frames, scaled to the tokenizer's size."""
+    return video_files.square_frames(frames, tokenizer.identity["frame_size"])
