@@ -122,7 +122,7 @@ class Blurring:
 def test_the_report_of_the_maze_by_any_tokenizer(tmp_path):
     pytest.importorskip("skimage")
     pytest.importorskip("vizdoom")
-    settings = {"num_videos": 0, "num_test_videos": 1, "seed": 7, "frame_size": 24}
+    settings = {"train_videos": 0, "test_videos": 1, "seed": 7, "frame_size": 24}
     videos = reconstruction.find_videos("my_way_home", None, settings, num_videos=1)
     contents = reconstruction.report_on(Blurring(), videos, tmp_path, num_frames=3, num_shown=0)
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
