@@ -57,6 +57,24 @@ def test_unknown_settings_are_named(tmp_path):
         make_source("video_files", {"root": tmp_path / "x"}).listing()
 
 
+def test_settings_are_read_from_texts():
+    texts = ["train_videos=3", "fps=2.5", "textures=plain"]
+    assert registry.read_settings("maze", texts) == {
+        "train_videos": 3, "fps": 2.5, "textures": "plain"
+    }  # fmt: skip
+    assert registry.read_settings("hdf5_tokens", ["end=inclusive", "test_file=a.h5"]) == {
+        "end": "inclusive", "test_file": "a.h5"
+    }  # fmt: skip
+    assert registry.read_settings("video_files", ["split_folders=true"]) == {"split_folders": True}
+    for text, message in (
+        ("room=3", "source maze takes no room; it takes train_videos"),
+        ("rooms", "setting 'rooms' of the source: write name=value"),
+        ("rooms=x", "setting rooms of the source is 'x', not an int"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            registry.read_settings("maze", [text])
+
+
 @pytest.mark.parametrize("name", FOLDERS)
 def test_descriptions_are_json_without_the_folder(tmp_path, name):
     needed = {"fps": 5.0} if name in ("images", "arrays") else {}
