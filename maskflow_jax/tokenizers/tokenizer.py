@@ -53,10 +53,10 @@ class Tokenizer:
     """Encodes frames to tokens and decodes tokens to frames, on all devices of this process.
 
     Attributes:
-        config: shape of the autoencoder.
-        identity: what datasets and runs record and compare: `name`, `sha256`, `codebook_size`,
+        config: Shape of the autoencoder.
+        identity: Record that datasets and runs compare: `name`, `sha256`, `codebook_size`,
             `grid` (tokens along the two sides of a frame) and `frame_size` in pixels.
-        batch_size: frames handled by one call of the network, on all devices together; the last
+        batch_size: Frames handled by one call of the network, on all devices together; the last
             batch is padded, so the network is compiled once.
     """
 
@@ -74,14 +74,14 @@ class Tokenizer:
         """Prepares the network.
 
         Args:
-            config: shape of the autoencoder.
-            params: its parameters, float32.
-            name: for `identity`.
-            sha256: for `identity`.
-            batch_size: frames of one call, rounded up to a multiple of the devices; by default 64
+            config: Shape of the autoencoder.
+            params: Its parameters, float32.
+            name: For `identity`.
+            sha256: For `identity`.
+            batch_size: Frames of one call, rounded up to a multiple of the devices; by default 64
                 or as many as `memory_gb` holds.
-            memory_gb: memory of each device to use for frames under way, in 1e9 bytes, estimated.
-            dtype: of the convolutions, "float32" or "bfloat16". The codebook, the distances to it
+            memory_gb: Memory of each device to use for frames under way, in 1e9 bytes, estimated.
+            dtype: Of the convolutions, "float32" or "bfloat16". The codebook, the distances to it
                 and statistics are always float32; bfloat16 changes some tokens and a grey level
                 here and there, so make a dataset with one of them.
 
@@ -118,9 +118,9 @@ class Tokenizer:
         """Loads a tokenizer from a directory, or from a name shipped with the package.
 
         Args:
-            path: a directory with `config.json` and `model.safetensors`, or a name such as "maze",
+            path: A directory with `config.json` and `model.safetensors`, or a name such as "maze",
                 or a directory that `export_tokenizer` wrote.
-            **kwargs: passed on to the constructor: `batch_size`, `memory_gb`, `dtype`.
+            **kwargs: Passed on to the constructor: `batch_size`, `memory_gb`, `dtype`.
 
         Raises:
             FileNotFoundError: if neither a directory nor a shipped tokenizer of that name exists.
@@ -186,7 +186,7 @@ class Tokenizer:
         """Decodes tokens.
 
         Args:
-            tokens: integers [F, h, w] in [0, codebook_size).
+            tokens: Integers [F, h, w] in [0, codebook_size).
 
         Returns:
             Frames uint8 [F, S, S, 3].
@@ -271,9 +271,9 @@ def unflatten_parameters(
     """Arranges arrays named by dotted paths as the parameters of `VQGAN(config)`.
 
     Args:
-        flat: dotted parameter path to array.
-        config: the autoencoder they belong to.
-        source: where they come from, for the error.
+        flat: Dotted parameter path to array.
+        config: The autoencoder they belong to.
+        source: Origin of the arrays, for the error.
 
     Returns:
         The nested parameter dict.
