@@ -138,9 +138,9 @@ def train_from_scratch(
     write_beside(out, "scratch", videos, real)
     beats = "far below" if figures["model"] < 0.5 * figures["copy"] else "NOT far below"
     text = (
-        f"{config.run.num_steps} training steps on freshly rendered mazes, then {EXTENSION} windows "
-        f"from {known} given frames. Validation: {figures['model']:.2f} bits per masked token, "
-        f"{beats} copying the previous frame's token ({figures['copy']:.2f}) and the unigram "
+        f"{config.run.num_steps} training steps on freshly rendered mazes, then {EXTENSION} "
+        f"windows from {known} given frames. Validation: {figures['model']:.2f} bits per masked "
+        f"token, {beats} copying the previous frame's token ({figures['copy']:.2f}) and the unigram "
         f"distribution ({figures['unigram']:.2f})."
     )
     return [Section(title="The same recipe from scratch", text=text, video="scratch.mp4")], figures
