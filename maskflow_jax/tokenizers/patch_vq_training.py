@@ -23,8 +23,8 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from maskflow_jax.tokenizers.patch_vq import PatchVQ, PatchVQConfig, abstract_patch_vq, to_patches
-from maskflow_jax.tokenizers.vqgan import nearest_code
 from maskflow_jax.tokenizers.psnr import psnr
+from maskflow_jax.tokenizers.vqgan import nearest_code
 from maskflow_jax.tokenizers.vqgan_training import kmeans
 
 _ENCODED_AT_ONCE = 256  # frames
