@@ -177,6 +177,7 @@ class TokenWriter:
         with self._explained():
             if self._file is None:
                 self._part.parent.mkdir(parents=True, exist_ok=True)
+                files.remove_leftovers(self._tokens)
                 self._file = self._part.open("wb")
             data = tokens.astype(_TOKENS).tobytes()
             self._file.write(data)

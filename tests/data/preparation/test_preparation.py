@@ -110,7 +110,7 @@ from videos import MeanEncoder, preparation
 from maskflow_jax.data.preparation.run import prepare_items
 prep = preparation(Path(sys.argv[1]), Path(sys.argv[2]), fps=5)
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
-encoder = MeanEncoder(fail_at=6, error=kill)
+encoder = MeanEncoder(fail_at=7, error=kill)  # within a video
 prepare_items(prep, prep.source.listing().items, encoder, prep.work_directory(), progress=False)
 """
 
@@ -123,7 +123,12 @@ def test_killed_and_continued(folder, expected, tmp_path):
     )
     assert run.returncode == -signal.SIGKILL, run.stderr
     assert len(list((tmp_path / "out.work").rglob("*.json"))) > 1
-    prepare(preparation(folder, tmp_path / "out", fps=5))
+    assert len(list((tmp_path / "out.work").rglob(".*.part"))) == 1
+    prep = preparation(folder, tmp_path / "out", fps=5)
+    listing, work = prep.source.listing(), prep.work_directory()
+    prepare_items(prep, listing.items, MeanEncoder(), work, progress=False)
+    assert not list((tmp_path / "out.work").rglob(".*.part"))  # the next run removes it
+    prepare(prep)
     assert contents(tmp_path / "out") == expected
 
 
