@@ -10,6 +10,7 @@
 The exit code is 0 after success and `--help`, 1 after an error, or what `main` returns.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -53,8 +54,14 @@ def run(main: Callable[[list[str]], Any]) -> None:
     except Exception as error:
         if not isinstance(error, expected) or "--debug" in sys.argv:
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr, flush=True)
+        _silence()
         raise SystemExit(1) from None
+
+
+def _silence() -> None:
+    """Drops what libraries' threads print while the process ends, so that our message is last."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _one_line(error: BaseException) -> str:

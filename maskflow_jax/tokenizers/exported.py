@@ -28,7 +28,7 @@ from absl import logging
 
 from maskflow_jax.io.files import sha256_of_files
 from maskflow_jax.tokenizers import batching
-from maskflow_jax.tokenizers.tokenizer import to_uint8, to_unit_range
+from maskflow_jax.tokenizers.pixels import to_uint8, to_unit_range
 
 KIND = "torch_export"
 FILES = ("config.json", "encoder.pt2", "decoder.pt2")
@@ -85,8 +85,7 @@ class ExportedTokenizer:
     def __init__(
         self,
         config: ExportedConfig,
-        encoder: Any,
-        decoder: Any,
+        programs: tuple[Any, Any],
         *,
         name: str,
         sha256: str,
@@ -98,8 +97,7 @@ class ExportedTokenizer:
 
         Args:
             config: Description of the programs.
-            encoder: Images to tokens.
-            decoder: Tokens to images.
+            programs: Encoder, images to tokens, and decoder, tokens to images.
             name: For `identity`.
             sha256: For `identity`.
             batch_size: Frames of one call, by default 64 or as many as `memory_gb` holds; programs
@@ -127,7 +125,7 @@ class ExportedTokenizer:
             batch_size = batching.choose_batch_size(config.bytes_per_frame, memory_gb, 1)
         self.batch_size = config.batch_size or batch_size
         self._torch = import_torch()
-        self._encoder, self._decoder = encoder.module(), decoder.module()
+        self._encoder, self._decoder = (program.module() for program in programs)
 
     @classmethod
     def load(cls, directory: Path, **kwargs) -> "ExportedTokenizer":
@@ -158,7 +156,7 @@ class ExportedTokenizer:
         )
         programs = [_load(torch, directory / name, config) for name in FILES[1:]]
         name = directory.resolve().name
-        return cls(config, *programs, name=name, sha256=digest, **kwargs)
+        return cls(config, tuple(programs), name=name, sha256=digest, **kwargs)
 
     @property
     def codebook(self) -> np.ndarray:

@@ -31,22 +31,13 @@ from maskflow_jax.tokenizers.architectures import (
     config_from_json,
     config_to_json,
 )
+from maskflow_jax.tokenizers.pixels import to_uint8, to_unit_range
 
 if TYPE_CHECKING:
     from maskflow_jax.tokenizers.exported import ExportedTokenizer
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 DTYPES = ("float32", "bfloat16")
-
-
-def to_unit_range(frames: jax.Array | np.ndarray) -> jax.Array:
-    """Maps uint8 pixels to float32 in [-1, 1]."""
-    return frames.astype(jnp.float32) / 127.5 - 1
-
-
-def to_uint8(images: jax.Array) -> jax.Array:
-    """Maps float pixels, clipped to [-1, 1], to uint8, rounding to nearest."""
-    return jnp.round((jnp.clip(images, -1, 1) + 1) * 127.5).astype(jnp.uint8)
 
 
 class Tokenizer:
