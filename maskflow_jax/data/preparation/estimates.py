@@ -45,11 +45,13 @@ class Estimate:
     encode_rate: float
 
     def __str__(self):
+        short = self.seconds < 100
+        duration = f"{self.seconds:.0f} seconds" if short else f"{self.seconds / 60:.1f} minutes"
         return (
             f"{self.items} items, {self.ignored} files ignored; about {self.videos} videos of "
             f"{self.frames} frames in all, {self.unreadable} items unreadable\n"
             f"at most {self.bytes / 1e6:.1f} MB on disk, and as much for the work directory\n"
-            f"about {self.seconds / 60:.1f} minutes: decoding {self.decode_rate:.0f}, encoding "
+            f"about {duration}: decoding {self.decode_rate:.0f}, encoding "
             f"{self.encode_rate:.0f} frames/s, measured on one batch"
         )
 
