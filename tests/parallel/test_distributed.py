@@ -94,8 +94,6 @@ def test_the_error_of_jax_is_translated(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     message = r"did not meet within 7 s.*slurm.*DEADLINE"
     with pytest.raises(RendezvousError, match=message) as caught:
-        RendezvousError, match=r"did not meet within 7 s.*slurm.*DEADLINE"
-    ) as caught:
         connect(Job(timeout=7), SLURM_STEP)
     assert "more" not in str(caught.value)
 
