@@ -140,8 +140,8 @@ def train_from_scratch(
     text = (
         f"{config.run.num_steps} training steps on freshly rendered mazes, then {EXTENSION} "
         f"windows from {known} given frames. Validation: {figures['model']:.2f} bits per masked "
-        f"token, {beats} copying the previous frame's token ({figures['copy']:.2f}) and the unigram "
-        f"distribution ({figures['unigram']:.2f})."
+        f"token, {beats} copying the previous frame's token ({figures['copy']:.2f}) and the "
+        f"unigram distribution ({figures['unigram']:.2f})."
     )
     return [Section(title="The same recipe from scratch", text=text, video="scratch.mp4")], figures
 
