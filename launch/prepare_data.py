@@ -36,6 +36,7 @@ flags.DEFINE_integer("num_videos", None, "Number of rendered training videos.")
 flags.DEFINE_integer("num_test_videos", None, "Number of rendered test videos.")
 flags.DEFINE_integer("num_frames", None, "Number of frames of rendered videos.")
 flags.DEFINE_integer("source_seed", None, "Seed of rendered videos.")
+flags.DEFINE_multi_string("set", [], "Another setting of the source, such as light=160.")
 flags.DEFINE_float("fps", None, "Rate to resample to; the files' own by default.")
 flags.DEFINE_integer("frame_interval", None, "Distance between the frames to keep.")
 flags.DEFINE_integer("min_frames", None, "Length of the shortest video; 16 by default.")
@@ -68,7 +69,8 @@ def main(_) -> int:
     flag = flags.FLAGS.flag_values_dict()
     given = {name: flag[name] for name in ("source", "input", "output", "tokenizer")}
     renamed = {field: flag[name] for field, name in RENAMED.items()}
-    given["source_settings"] = renamed | {name: flag[name] for name in SOURCE}
+    others = dict(cli.assignment(text) for text in flag["set"])
+    given["source_settings"] = renamed | {name: flag[name] for name in SOURCE} | others
     given["frames"] = {name: flag[name] for name in FRAMES}
     given["settings"] = prepare.PreparationSettings(**{name: flag[name] for name in WORK})
     if flag["dry_run"]:

@@ -173,18 +173,18 @@ class Mazes:
     Every video starts an engine of its own, so that processes can share the work as they like.
 
     Attributes:
-        train_videos: Number of training videos.
-        test_videos: Number of validation videos.
+        num_videos: Number of training videos.
+        num_test_videos: Number of validation videos.
         num_frames: Frames in each video.
         seed: As in `MazeSettings`, like all below.
     """
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
-    train_videos: int
-    test_videos: int
-    num_frames: int
-    seed: int = 0
+    num_videos: int = dataclasses.field(default=600, metadata={"frames": False})
+    num_test_videos: int = dataclasses.field(default=32, metadata={"frames": False})
+    num_frames: int = 240
+    seed: int = 1  # not that of the tokenizer's training
     frame_size: int = 64
     rooms: int = 5
     fewest_colours: int = 4
@@ -202,9 +202,9 @@ class Mazes:
 
     def settings(self, split: str) -> MazeSettings:
         """The settings of a split."""
-        names = {field.name for field in dataclasses.fields(MazeSettings)}
+        names = {field.name for field in dataclasses.fields(MazeSettings)} - {"num_videos"}
         shared = {name: value for name, value in vars(self).items() if name in names}
-        count = self.train_videos if split == "train" else self.test_videos
+        count = self.num_videos if split == "train" else self.num_test_videos
         colours = (self.fewest_colours, self.most_colours)
         return MazeSettings(num_videos=count, split=split, colours=colours, **shared)
 

@@ -374,7 +374,7 @@ def test_a_list_that_names_a_pipe_fails_alone(tmp_path):
 
 
 def test_mazes_are_a_source_of_the_videos_that_the_generator_makes():
-    sizes = {"train_videos": 2, "test_videos": 1, "num_frames": 5, "seed": 3}
+    sizes = {"num_videos": 2, "num_test_videos": 1, "num_frames": 5, "seed": 3}
     source = make_source("maze", {**sizes, "textures": "plain", "root": None})
     items = by_id(source)
     assert sorted(items) == ["test/000000", "train/000000", "train/000001"]
@@ -393,4 +393,4 @@ def test_mazes_are_a_source_of_the_videos_that_the_generator_makes():
 
 def test_impossible_mazes_are_refused_before_any_work():
     with pytest.raises(ValueError, match="rooms is 0"):
-        make_source("maze", {"train_videos": 1, "test_videos": 1, "num_frames": 5, "rooms": 0})
+        make_source("maze", {"rooms": 0})
