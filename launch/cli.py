@@ -10,7 +10,6 @@
 The exit code is 0 after success and `--help`, 1 after an error, or what `main` returns.
 """
 
-import contextlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -56,21 +55,6 @@ def run(main: Callable[[list[str]], Any]) -> None:
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(1) from None
-
-
-def assignment(text: str) -> tuple[str, Any]:
-    """Reads "name=value"; a value that is a number becomes one.
-
-    Raises:
-        ValueError: if there is no equals sign.
-    """
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"{text!r} is not NAME=VALUE, such as light=160")
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return name, kind(value)
-    return name, value
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,6 +1,8 @@
 r"""Turns videos into a dataset of tokens.
 
     python -m launch.prepare_data --input=my_videos --output=data/mine --tokenizer=maze --fps=8
+    python -m launch.prepare_data --source=maze --output=data/maze --tokenizer=maze \
+        --source_setting=train_videos=1000 --source_setting=num_frames=160
 
 The dataset is in OUTPUT, with `manifest.jsonl`, a line for every file. The work so far lies in
 OUTPUT.work: the same command goes on from there, whatever stopped it. On several machines,
@@ -12,9 +14,8 @@ from absl import flags
 
 from launch import cli
 
-RENAMED = {"fps": "source_fps", "key": "array_key", "root": "tfds_dir", "seed": "source_seed"}
-SOURCE = ("split_folders", "train_list", "test_list", "test_file", "end", "num_videos")
-SOURCE += ("num_test_videos", "num_frames")
+RENAMED = {"fps": "source_fps", "key": "array_key", "root": "tfds_dir"}
+SOURCE = ("split_folders", "train_list", "test_list")
 FRAMES = ("fps", "frame_interval", "min_frames", "max_frames", "crop", "shortest_side")
 FRAMES += ("upsample", "downsample")
 WORK = ("test_fraction", "segment_frames", "overwrite", "keep_work", "max_failed", "batch_size")
@@ -24,19 +25,13 @@ flags.DEFINE_string("source", "video_files", "Kind of the input: a name in data.
 flags.DEFINE_string("input", None, "Folder or file; for tfds a name; none for rendered mazes.")
 flags.DEFINE_string("output", None, "Dataset to write.", required=True)
 flags.DEFINE_string("tokenizer", None, "Tokenizer: a directory or a name.", required=True)
-flags.DEFINE_float("source_fps", None, "Frames per second of images, arrays, tokens and mazes.")
+flags.DEFINE_float("source_fps", None, "Frames per second of images, arrays and tokens.")
 flags.DEFINE_bool("split_folders", None, "Take splits from folders named train and test.")
 flags.DEFINE_string("array_key", None, "Array of npz files, or feature of a TFDS dataset.")
 flags.DEFINE_string("tfds_dir", None, "TFDS's data directory.")
 flags.DEFINE_string("train_list", None, "Official list of UCF101's training videos.")
 flags.DEFINE_string("test_list", None, "Official list of UCF101's test videos.")
-flags.DEFINE_string("test_file", None, "HDF5 file of the test videos.")
-flags.DEFINE_enum("end", None, ["inclusive", "exclusive"], "End of ranges in HDF5 token files.")
-flags.DEFINE_integer("num_videos", None, "Number of rendered training videos.")
-flags.DEFINE_integer("num_test_videos", None, "Number of rendered test videos.")
-flags.DEFINE_integer("num_frames", None, "Number of frames of rendered videos.")
-flags.DEFINE_integer("source_seed", None, "Seed of rendered videos.")
-flags.DEFINE_multi_string("set", [], "Another setting of the source, such as light=160.")
+flags.DEFINE_multi_string("source_setting", [], "name=value: any other setting of the source.")
 flags.DEFINE_float("fps", None, "Rate to resample to; the files' own by default.")
 flags.DEFINE_integer("frame_interval", None, "Distance between the frames to keep.")
 flags.DEFINE_integer("min_frames", None, "Length of the shortest video; 16 by default.")
@@ -64,13 +59,14 @@ def main(_) -> int:
     """Prepares the dataset, or says what to expect."""
     from launch.startup import start  # here: decoding processes import this file and need no JAX
     from maskflow_jax.data.preparation import prepare
+    from maskflow_jax.data.sources.registry import read_settings
 
     start()
     flag = flags.FLAGS.flag_values_dict()
     given = {name: flag[name] for name in ("source", "input", "output", "tokenizer")}
     renamed = {field: flag[name] for field, name in RENAMED.items()}
-    others = dict(cli.assignment(text) for text in flag["set"])
-    given["source_settings"] = renamed | {name: flag[name] for name in SOURCE} | others
+    more = read_settings(flag["source"], flag["source_setting"])
+    given["source_settings"] = renamed | {name: flag[name] for name in SOURCE} | more
     given["frames"] = {name: flag[name] for name in FRAMES}
     given["settings"] = prepare.PreparationSettings(**{name: flag[name] for name in WORK})
     if flag["dry_run"]:

@@ -11,6 +11,7 @@ from absl import flags
 
 from launch import cli
 from launch.startup import start
+from maskflow_jax.data.sources.registry import read_settings
 from maskflow_jax.evaluation import reconstruction
 from maskflow_jax.tokenizers.tokenizer import DTYPES, Tokenizer
 
@@ -19,7 +20,7 @@ _INPUT = flags.DEFINE_string("input", None, "A file, a folder, or a name for tfd
 _SOURCE = flags.DEFINE_string("source", "video_files", "Kind of the input, as in prepare_data.")
 _SOURCE_FPS = flags.DEFINE_float("source_fps", None, "Frames per second of images and arrays.")
 _ARRAY_KEY = flags.DEFINE_string("array_key", None, "Array of npz files, or TFDS feature.")
-_SOURCE_SEED = flags.DEFINE_integer("source_seed", None, "Seed of rendered videos.")
+_SETTING = flags.DEFINE_multi_string("source_setting", [], "name=value: a setting of the source.")
 _OUT = flags.DEFINE_string("out", None, "Folder of the report.", required=True)
 _NUM_VIDEOS = flags.DEFINE_integer("num_videos", 64, "Number of videos.", lower_bound=1)
 _NUM_FRAMES = flags.DEFINE_integer("num_frames", 64, "First frames of each.", lower_bound=1)
@@ -31,7 +32,8 @@ _DTYPE = flags.DEFINE_enum("dtype", "float32", DTYPES, "Type the tokenizer compu
 def main(_) -> None:
     """Measures and reports."""
     start()
-    settings = {"fps": _SOURCE_FPS.value, "key": _ARRAY_KEY.value, "seed": _SOURCE_SEED.value}
+    settings = {"fps": _SOURCE_FPS.value, "key": _ARRAY_KEY.value}
+    settings |= read_settings(_SOURCE.value, _SETTING.value)
     videos = reconstruction.find_videos(
         _SOURCE.value, _INPUT.value, settings, num_videos=_NUM_VIDEOS.value
     )

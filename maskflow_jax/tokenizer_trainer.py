@@ -117,7 +117,7 @@ def _train_vqgan(config: Mapping, workdir: Path) -> None:
             measured = _evaluate(directory, validation)
             writer.write(step, scalars | {f"validation/{k}": v for k, v in measured.items()})
             logging.info(
-                "step %d/%d  %.1f steps/s  %.0f min left  validation: %.2f dB, %.1f%% of codes used",
+                "step %d/%d  %.1f steps/s  %.0f min left  %.2f dB, %.1f%% of codes used",
                 step,
                 settings.num_steps,
                 rate,

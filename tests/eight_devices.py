@@ -20,14 +20,15 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh
 from launch.rollouts import extend, make_chunk_sampler
 
+from maskflow_jax.config import OptimizerConfig
 from maskflow_jax.data.dataset import read_token_dataset
 from maskflow_jax.data.pipeline import clip_batches
 from maskflow_jax.parallel import sharding
 from maskflow_jax.sampling.rollout import Window
 from maskflow_jax.sampling.samplers import SamplerConfig, plan_rollout
-from maskflow_jax.training import trainer
+from maskflow_jax.training.building import make_flow, model_builder
 from maskflow_jax.training.checkpoints import Checkpoints
-from maskflow_jax.training.optimizer import OptimizerConfig, make_optimizer
+from maskflow_jax.training.optimizer import make_optimizer
 from maskflow_jax.training.state import init_state
 from maskflow_jax.training.steps import make_eval_step, make_train_step
 
@@ -70,7 +71,7 @@ def make_mesh(shape):
 
 
 def config_of(patch_size):
-    return tiny.resolved_config(
+    return tiny.tiny_config(
         model__patch_size=patch_size, tokenizer={**tiny.TOKENIZER, "codebook_size": K}
     )
 
@@ -82,7 +83,7 @@ def optimizer_config(micro_batches=1):
 @functools.cache
 def network(patch_size):
     """Graph definition and random weights, on the host."""
-    build = trainer.model_builder(config_of(patch_size))
+    build = model_builder(config_of(patch_size))
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     return graphdef, tiny.random_params(lambda: build(nnx.Rngs(0)), scale=0.2)
 
@@ -116,7 +117,7 @@ class Training:
         config, settings = config_of(self.patch_size), optimizer_config(micro_batches)
         self.step = make_train_step(
             network(self.patch_size)[0],
-            trainer.make_flow(config),
+            make_flow(config),
             make_optimizer(settings),
             settings,
             self.state(),
@@ -225,12 +226,12 @@ def init_and_evaluate():
     """The initial state as training makes it, and the held-out measure, on one mesh and on one."""
     mesh, config = make_mesh((2, 2, 2)), config_of(PATCH)
     optimizer = make_optimizer(optimizer_config())
-    build = trainer.model_builder(config)
+    build = model_builder(config)
     _, state = init_state(build, optimizer, jax.random.key(0), mesh)
     graphdef, params = network(PATCH)
     sums = []
     for where in (mesh, make_mesh((1, 1, 1))):
-        measure = make_eval_step(graphdef, trainer.make_flow(config), where)
+        measure = make_eval_step(graphdef, make_flow(config), where)
         placed = jax.device_put(params, sharding.state_shardings(where, params))
         batch = sharding.place_batch(where, (batches()[0], np.arange(BATCH) != 2))
         sums.append(measure(placed, jax.random.key(3), *batch))

@@ -11,13 +11,13 @@ from flax import nnx
 from tiny import TOKENIZER, quick_compilation, random_params
 
 from launch import tokenizing, training
+from maskflow_jax.config import OptimizerConfig
 from maskflow_jax.data.dataset import write_token_dataset
 from maskflow_jax.sampling.samplers import SamplerConfig
 from maskflow_jax.tokenizers.tokenizer import Tokenizer, save_tokenizer
 from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
-from maskflow_jax.training import trainer
+from maskflow_jax.training.building import make_flow, make_latte_config
 from maskflow_jax.training.loop import RunConfig
-from maskflow_jax.training.optimizer import OptimizerConfig
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
@@ -76,7 +76,7 @@ def test_a_smoke_step_of_every_config(name, tokenizers, tmp_path, monkeypatch):
         write_token_dataset(tmp_path / "data", videos, tokenizer=identity, source=source)
         assert training.train_from_config(settings, tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    held_out = [json.loads(line).get("held_out/cross_entropy") for line in lines]
+    held_out = [json.loads(line).get("validation/cross_entropy") for line in lines]
     assert held_out[-1] == pytest.approx(np.log(16), rel=0.1)
     assert (tmp_path / "run" / "previews" / "00000001.mp4").is_file()
 
@@ -91,7 +91,7 @@ def test_a_smoke_step_of_every_config(name, tokenizers, tmp_path, monkeypatch):
 def test_published_recipes(name, size, window, batch, steps):
     config = trainer.resolve(get_config(name).to_dict(), SD_VQ_F8)
     trainer.check_config(config)
-    model = trainer.make_latte_config(config)
+    model = make_latte_config(config)
     assert (model.depth, model.width, model.num_heads, model.patch_size) == size
     assert model.dtype == "bfloat16" and model.time_conditioning and model.remat != "none"
     assert (config["data"]["clip_frames"], config["sampling"]["context_frames"]) == window
@@ -104,7 +104,7 @@ def test_published_recipes(name, size, window, batch, steps):
     assert flow["sigmoid"] == {"start": -3.0, "end": 3.0, "tau": 1.0}
     snr = {"fused": True, "decay": 0.8, "clip": 6.0, "form": "released"}
     assert (flow["weighting"], flow["snr"]) == ("snr", snr)
-    trainer.make_flow(config)
+    make_flow(config)
     sampler = SamplerConfig(**config["sampling"]["sampler"])
     assert (sampler.name, sampler.num_steps, sampler.counts) == ("mgm", 20, "arccos")
 

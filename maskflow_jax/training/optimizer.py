@@ -7,8 +7,8 @@ import optax
 from maskflow_jax.config import OptimizerConfig
 
 
-def learning_rate(config: OptimizerConfig) -> optax.Schedule:
-    """Returns the learning rate as a function of the step."""
+def learning_rate(config: OptimizerConfig) -> optax.Schedule | float:
+    """Returns the learning rate as a function of the step, or a number where it is constant."""
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.decay_steps:
         return optax.warmup_cosine_decay_schedule(
@@ -20,7 +20,7 @@ def learning_rate(config: OptimizerConfig) -> optax.Schedule:
         )
     if warmup:
         return optax.warmup_constant_schedule(0.0, peak, warmup)
-    return optax.constant_schedule(peak)
+    return peak
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 import tiny
 from flax import nnx
 
-from launch import reconstructing
 from maskflow_jax.evaluation import reconstruction
 from maskflow_jax.io import video_files
 from maskflow_jax.tokenizers.tokenizer import Tokenizer, save_tokenizer
@@ -90,7 +88,7 @@ def test_figures_over_videos_count_frames_alike():
 def test_the_report_of_a_folder(folder, videos, tmp_path):
     pytest.importorskip("skimage")
     command = [sys.executable, "-m", "launch.reconstruct", f"--tokenizer={folder}"]
-    command += [f"--videos={videos}", f"--out={tmp_path}", "--num_frames=5"]
+    command += [f"--input={videos}", f"--out={tmp_path}", "--num_frames=5"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     contents = json.loads((tmp_path / "report.json").read_text())
@@ -112,8 +110,7 @@ def test_the_report_of_a_folder(folder, videos, tmp_path):
 class Blurring:
     """A tokenizer of another kind, as far as the report can tell: tokens are brightness."""
 
-    config = SimpleNamespace(frame_size=24, codebook_size=256)
-    identity: ClassVar[dict] = {"name": "blur", "codebook_size": 256}
+    identity: ClassVar[dict] = {"name": "blur", "codebook_size": 256, "frame_size": 24}
 
     def encode(self, frames):
         return frames[:, ::2, ::2, 0].astype(np.int32)
@@ -125,8 +122,9 @@ class Blurring:
 def test_the_report_of_the_maze_by_any_tokenizer(tmp_path):
     pytest.importorskip("skimage")
     pytest.importorskip("vizdoom")
-    sizes = {"num_videos": 1, "num_frames": 3, "num_shown": 0}
-    contents = reconstructing.report(Blurring(), "maze", tmp_path, **sizes)
+    settings = {"train_videos": 0, "test_videos": 1, "seed": 7, "frame_size": 24}
+    videos = reconstruction.find_videos("my_way_home", None, settings, num_videos=1)
+    contents = reconstruction.report_on(Blurring(), videos, tmp_path, num_frames=3, num_shown=0)
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
     assert contents["videos"] == 1
     assert 10 < contents["psnr"] < 50
@@ -134,27 +132,29 @@ def test_the_report_of_the_maze_by_any_tokenizer(tmp_path):
 
 
 def test_the_report_of_another_source(tmp_path):
-    """Arrays and numbered images are read as `launch.prepare_data` reads them."""
+    """Arrays and numbered images are read as `prepare_dataset` reads them."""
     pytest.importorskip("skimage")
     frames = np.random.default_rng(0).integers(0, 255, (6, 24, 24, 3), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", video=frames, actions=np.zeros(6))
-    sizes = {"num_videos": 2, "num_frames": 4, "num_shown": 1}
     settings = {"fps": 5.0, "key": "video"}
-    contents = reconstructing.report(
-        Blurring(), str(tmp_path), tmp_path, kind="arrays", settings=settings, **sizes
-    )
+    videos = reconstruction.find_videos("arrays", tmp_path, settings)
+    contents = reconstruction.report_on(Blurring(), videos, tmp_path, num_frames=4, num_shown=1)
     assert [(entry["video"], entry["frames"]) for entry in contents["by_video"]] == [("a.npz", 4)]
     with pytest.raises(ValueError, match="unknown source 'movies'"):
-        reconstructing.report(Blurring(), str(tmp_path), tmp_path, kind="movies", **sizes)
+        reconstruction.find_videos("movies", tmp_path)
+    with pytest.raises(ValueError, match="images needs an input"):
+        reconstruction.find_videos("images", None)
 
 
 def test_nothing_to_report_on(folder, videos, tmp_path):
     tokenizer = Tokenizer.load(folder)
-    sizes = {"num_videos": 2, "num_frames": 2, "num_shown": 0}
-    with pytest.raises(FileNotFoundError, match="give a file, a folder, or maze"):
-        reconstructing.report(tokenizer, str(tmp_path / "none"), tmp_path, **sizes)
-    with pytest.raises(ValueError, match=r"no video of .* could be read:\s+.*broken\.AVI"):
-        reconstructing.report(tokenizer, str(videos / "broken.AVI"), tmp_path, **sizes)
+    with pytest.raises(FileNotFoundError, match=r"no folder at .*none"):
+        reconstruction.find_videos("video_files", tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="no videos at"):
+        reconstruction.find_videos("images", videos, {"fps": 5.0})
+    broken = reconstruction.find_videos("video_files", videos / "broken.AVI")
+    with pytest.raises(ValueError, match=r"no video could be read:\s+.*broken\.AVI"):
+        reconstruction.report_on(tokenizer, broken, tmp_path)
 
 
 def test_without_scikit_image_the_extra_is_named(monkeypatch):

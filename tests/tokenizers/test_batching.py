@@ -129,9 +129,9 @@ def test_eight_devices_do_what_one_does(folder, tmp_path):
         tokenizer = Tokenizer.load(folder, batch_size=21)
         tokens = tokenizer.encode(frames_of(21))
         np.savez(tmp_path / "one.npz", tokens=tokens, frames=tokenizer.decode(tokens))
-    here = Path(__file__).parents[1]
+    folders = [str(folder) for folder in Path(__file__).parents[:3]]
     script = (
-        f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]; import pathlib; "
+        f"import sys; sys.path[:0] = {folders!r}; import pathlib; "
         f"import test_batching; test_batching.eight_devices(pathlib.Path({str(folder)!r}), "
         f"{str(tmp_path / 'one.npz')!r})"
     )

@@ -213,7 +213,7 @@ def test_a_network_for_one_batch_size_says_what_to_do(vq, tmp_path):
     rigid = (lambda x: vq.Patches().encode(x.reshape(2, 3, 8, 8)), vq.Patches().decode)
     with pytest.raises(Exception, match="batch") as error:
         export_tokenizer(rigid, tmp_path / "rigid", frame_size=8, codebook_size=16)
-    assert "export it with --batch_size" in error.value.__notes__[-1]
+    assert "set batch_size" in error.value.__notes__[-1]
 
 
 def test_without_torch_the_extra_is_named(tmp_path, monkeypatch):

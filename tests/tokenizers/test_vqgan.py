@@ -1,34 +1,18 @@
 """The autoencoder against published numbers, climbing from encoder to image."""
 
-import json
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from ldm import ldm_config
 from safetensors.numpy import load_file
 
 from maskflow_jax.tokenizers import vqgan_torch
 from maskflow_jax.tokenizers.vqgan import VQGANConfig, abstract_vqgan, nearest_code
 
 REFERENCE = Path(__file__).parents[1] / "reference"
-
-
-def ldm_config(reference) -> VQGANConfig:
-    """The reference's settings in this project's names."""
-    settings = json.loads(str(reference["config"]))
-    ddconfig = settings["ddconfig"]
-    return VQGANConfig(
-        frame_size=ddconfig["resolution"],
-        base_width=ddconfig["ch"],
-        width_multipliers=tuple(ddconfig["ch_mult"]),
-        num_res_blocks=ddconfig["num_res_blocks"],
-        attention_resolutions=tuple(ddconfig["attn_resolutions"]),
-        z_channels=ddconfig["z_channels"],
-        embed_dim=settings["embed_dim"],
-        codebook_size=settings["n_embed"],
-    )
 
 
 @pytest.fixture(scope="module")

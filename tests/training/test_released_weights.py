@@ -10,17 +10,19 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from launch.rollouts import load_run
 from released import random_latte
 from tiny import assert_same, host_copy, quick_compilation, settings_of, write_videos, write_world
 
-from launch import training
+from maskflow_jax.config_files import read_config
+from maskflow_jax.generation.trained_model import load_model
 from maskflow_jax.io.torch_files import read_torch_file, write_state_dict
 from maskflow_jax.models import latte_torch
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
 from maskflow_jax.training import trainer
+from maskflow_jax.training.building import make_latte_config
 from maskflow_jax.training.checkpoints import CheckpointError
 from maskflow_jax.training.released_weights import export_checkpoint, import_checkpoint
+from maskflow_jax.training.workdir import read_workdir_config
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("compilation_cache")
@@ -40,8 +42,8 @@ def world(tmp_path_factory):
 
 
 def latte_of(world):
-    config = trainer.resolve(settings_of(world), {"codebook_size": 8})
-    return trainer.make_latte_config(config)
+    identity = Tokenizer.load(world / "tokenizer").identity
+    return make_latte_config(trainer.with_tokenizer(read_config(settings_of(world)), identity))
 
 
 def released(world, seed=0):
@@ -63,7 +65,7 @@ class Seen:
     """What a training starts from and which batches it reads."""
 
     def __init__(self, monkeypatch):
-        train = training.train
+        train = trainer.train_loop
         self.starts, self.ends, self.first_batch = [], [], []
 
         def watched(**kwargs):
@@ -73,7 +75,7 @@ class Seen:
             self.ends.append(host_copy(state))
             return state, finished
 
-        monkeypatch.setattr(training, "train", watched)
+        monkeypatch.setattr(trainer, "train_loop", watched)
 
 
 def test_training_goes_on_from_imported_weights(world, weights, tmp_path, monkeypatch, caplog):
@@ -82,9 +84,9 @@ def test_training_goes_on_from_imported_weights(world, weights, tmp_path, monkey
     caplog.set_level(logging.INFO, logger="absl")
     import_checkpoint(path, settings, workdir)
     assert "one state dict: used both" in caplog.text
-    assert_same(host_copy(load_run(workdir).params), params)
+    assert_same(host_copy(load_model(workdir).params), params)
     settings["run"]["num_steps"] = 2
-    assert training.train_from_config(settings, workdir)
+    assert trainer.train(settings, workdir)
     assert "these weights were imported: the data starts from its beginning" in caplog.text
     (start,), (end,) = seen.starts, seen.ends
     assert_same(start["params"], params)
@@ -94,7 +96,7 @@ def test_training_goes_on_from_imported_weights(world, weights, tmp_path, monkey
     assert any(np.any(leaf) for leaf in moments(end))
     # From here on it is a run like any other.
     settings["run"]["num_steps"] = 3
-    assert training.train_from_config(settings, workdir)
+    assert trainer.train(settings, workdir)
     assert_same(seen.starts[1], end)
     assert seen.first_batch == [0, 2]
     assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"2", "3"}
@@ -109,10 +111,10 @@ def test_a_damaged_step_falls_back_to_the_import_and_the_first_batch(
 ):
     settings, workdir, seen = settings_of(world, run__num_steps=2), tmp_path / "run", None
     import_checkpoint(weights[0], settings, workdir)
-    assert training.train_from_config(settings, workdir)
+    assert trainer.train(settings, workdir)
     shutil.rmtree(workdir / "checkpoints" / "2" / "ema_params")  # its data position is whole
     seen = Seen(monkeypatch)
-    assert training.train_from_config(settings, workdir)
+    assert trainer.train(settings, workdir)
     assert (int(seen.starts[0]["step"]), seen.first_batch) == (0, [0])
     assert (workdir / "damaged_checkpoint_2").is_dir()
 
@@ -122,7 +124,7 @@ def test_an_import_without_its_mark_is_damage(world, weights, tmp_path):
     import_checkpoint(weights[0], settings, workdir)
     shutil.rmtree(workdir / "checkpoints" / "0" / "imported")
     with pytest.raises(CheckpointError, match="step 0"):
-        training.train_from_config(settings, workdir)
+        trainer.train(settings, workdir)
 
 
 def test_a_released_file_gives_parameters_average_and_step(world, tmp_path):
@@ -137,7 +139,7 @@ def test_a_released_file_gives_parameters_average_and_step(world, tmp_path):
     origin = json.loads((workdir / "checkpoints/7/imported/metadata").read_text())
     assert origin["file"] == "maskflow.pt"
     assert origin["numbers"] == {"train_steps": 7, "best_fid": 3.0}
-    assert_same(host_copy(load_run(workdir).params), average)
+    assert_same(host_copy(load_model(workdir).params), average)
 
     export_checkpoint(workdir, tmp_path / "out" / "again.pt")
     again = read_torch_file(tmp_path / "out" / "again.pt")
@@ -164,7 +166,7 @@ def test_a_single_section_is_used_for_both(world, tmp_path, section, caplog):
     write_state_dict(tmp_path / "w.pt", {section: state})
     import_checkpoint(tmp_path / "w.pt", settings_of(world), tmp_path / "run")
     assert "used both as the parameters and as their average" in caplog.text
-    assert_same(host_copy(load_run(tmp_path / "run").params), params)
+    assert_same(host_copy(load_model(tmp_path / "run").params), params)
 
 
 def test_the_tokenizer_stands_in_for_a_dataset(world, weights, tmp_path):
@@ -175,12 +177,12 @@ def test_the_tokenizer_stands_in_for_a_dataset(world, weights, tmp_path):
     settings["data"]["tokenizer"] = str(tmp_path / "moved")
     identity = Tokenizer.load(tmp_path / "moved").identity
     import_checkpoint(weights[0], settings, tmp_path / "run", tokenizer=identity)
-    config = trainer.read_config(tmp_path / "run")
-    assert config["data"]["tokenizer"] == str(tmp_path / "moved")
+    config = read_workdir_config(tmp_path / "run")
+    assert config.data.tokenizer == str(tmp_path / "moved")
     # A dataset of another tokenizer is not trained on.
     write_videos(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"another config(?s:.*)tokenizer\.sha256"):
-        training.train_from_config(settings, tmp_path / "run")
+        trainer.train(settings, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -189,8 +191,6 @@ def test_the_tokenizer_stands_in_for_a_dataset(world, weights, tmp_path):
         ({"model__depth": 4}, r"w\.safetensors: the checkpoint does not fit .*says depth 4"),
         ({"model__width": 64}, r"width 16, .*says width 64(?s:.*)set config\.model"),
         ({"model__variant": "B/2"}, r"says depth 12, width 768"),
-        ({"optimizer__lr": 1.0}, "optimizer has no 'lr'"),
-        ({"data__clips": 1}, "data has no 'clips'"),
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_written(
@@ -219,7 +219,7 @@ def test_a_run_is_not_overwritten_and_a_step_must_be_there(world, weights, tmp_p
     import_checkpoint(weights[0], settings_of(world), tmp_path / "run")
     with pytest.raises(FileExistsError, match="has checkpoints already"):
         import_checkpoint(weights[0], settings_of(world), tmp_path / "run")
-    with pytest.raises(FileNotFoundError, match="not a run's folder"):
+    with pytest.raises(FileNotFoundError, match="not the folder of a run"):
         export_checkpoint(tmp_path / "none", tmp_path / "w.pt")
 
 

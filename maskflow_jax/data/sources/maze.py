@@ -173,16 +173,16 @@ class Mazes:
     Every video starts an engine of its own, so that processes can share the work as they like.
 
     Attributes:
-        num_videos: Number of training videos.
-        num_test_videos: Number of validation videos.
+        train_videos: Number of training videos.
+        test_videos: Number of validation videos.
         num_frames: Frames in each video.
         seed: As in `MazeSettings`, like all below.
     """
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
-    num_videos: int = dataclasses.field(default=600, metadata={"frames": False})
-    num_test_videos: int = dataclasses.field(default=32, metadata={"frames": False})
+    train_videos: int = dataclasses.field(default=600, metadata={"frames": False})
+    test_videos: int = dataclasses.field(default=32, metadata={"frames": False})
     num_frames: int = 240
     seed: int = 1  # not that of the tokenizer's training
     frame_size: int = 64
@@ -202,9 +202,9 @@ class Mazes:
 
     def settings(self, split: str) -> MazeSettings:
         """The settings of a split."""
-        names = {field.name for field in dataclasses.fields(MazeSettings)} - {"num_videos"}
+        names = {field.name for field in dataclasses.fields(MazeSettings)}
         shared = {name: value for name, value in vars(self).items() if name in names}
-        count = self.num_videos if split == "train" else self.num_test_videos
+        count = self.train_videos if split == "train" else self.test_videos
         colours = (self.fewest_colours, self.most_colours)
         return MazeSettings(num_videos=count, split=split, colours=colours, **shared)
 

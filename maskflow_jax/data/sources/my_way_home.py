@@ -95,8 +95,8 @@ class MyWayHome:
     """Rendered walks as a source of videos for `prepare_dataset`.
 
     Attributes:
-        num_videos: Number of training videos.
-        num_test_videos: Number of test videos.
+        train_videos: Number of training videos.
+        test_videos: Number of test videos.
         num_frames: Number of frames in each video.
         fps: Frames per second, at most 35.
         seed: Seed of the whole set, below 2**32.
@@ -105,8 +105,8 @@ class MyWayHome:
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
-    num_videos: int = dataclasses.field(default=1000, metadata={"frames": False})
-    num_test_videos: int = dataclasses.field(default=50, metadata={"frames": False})
+    train_videos: int = dataclasses.field(default=1000, metadata={"frames": False})
+    test_videos: int = dataclasses.field(default=50, metadata={"frames": False})
     num_frames: int = 160
     fps: float = 10.0
     seed: int = 1
@@ -140,7 +140,7 @@ class MyWayHome:
         return self.num_frames, self.num_frames / self.fps
 
     def _num_videos(self) -> dict[str, int]:
-        return {"train": self.num_videos, "test": self.num_test_videos}
+        return {"train": self.train_videos, "test": self.test_videos}
 
     def _config(self, split: str, num_videos: int = 1) -> MazeConfig:
         return MazeConfig(

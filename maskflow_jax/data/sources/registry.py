@@ -2,7 +2,8 @@
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Modules are imported when a source is made: TFDS, for one, is slow to import.
@@ -18,6 +19,8 @@ SOURCES = {
     "maze": ("maze", "Mazes"),
     "my_way_home": ("my_way_home", "MyWayHome"),
 }
+_TRUTH = {"true": True, "false": False}
+_ARTICLE = {bool: "true or false", int: "an int", float: "a number"}
 
 
 def source_fields(name: str) -> dict[str, dataclasses.Field]:
@@ -52,10 +55,38 @@ def make_source(name: str, settings: Mapping[str, Any]) -> Any:
     ]
     if missing:
         raise ValueError(
-            f"source {name} needs {', '.join(missing)}, which its files do not tell; set "
-            f"{'it' if len(missing) == 1 else 'them'}"
+            f"source {name} needs {', '.join(missing)}; set {'it' if len(missing) == 1 else 'them'}"
         )
     return kind(**settings)
+
+
+def read_settings(name: str, texts: Iterable[str]) -> dict[str, Any]:
+    """Reads settings of a source from texts.
+
+    Args:
+        name: Name in `SOURCES`.
+        texts: Settings as "name=value".
+
+    Raises:
+        ValueError: for an unknown source or setting, or a value of another type.
+    """
+    hints, settings = typing.get_type_hints(_class_of(name)), {}
+    fields = source_fields(name)
+    for text in texts:
+        field, sign, value = text.partition("=")
+        if not sign:
+            raise ValueError(f"setting {text!r} of the source: write name=value")
+        if field not in fields:
+            raise ValueError(f"source {name} takes no {field}; it takes {', '.join(fields)}")
+        kinds = set(typing.get_args(hints[field])) or {hints[field]}
+        kind = next((kind for kind in (bool, int, float) if kind in kinds), str)
+        try:
+            settings[field] = _TRUTH[value.lower()] if kind is bool else kind(value)
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"setting {field} of the source is {value!r}, not {_ARTICLE[kind]}"
+            ) from error
+    return settings
 
 
 def _class_of(name: str) -> type:

@@ -177,7 +177,7 @@ def test_defaults_come_from_the_source():
 
 def test_rendered_mazes_are_a_source(world, tmp_path):
     pytest.importorskip("vizdoom")
-    settings = {"num_videos": 2, "num_test_videos": 1, "num_frames": 5, "fps": 10.0, "seed": 3}
+    settings = {"train_videos": 2, "test_videos": 1, "num_frames": 5, "fps": 10.0, "seed": 3}
     given = {
         "source": "my_way_home",
         "source_settings": settings,
@@ -218,7 +218,13 @@ def test_beam_makes_the_same_dataset(world, dataset, tmp_path):
 def test_the_program(world, dataset, tmp_path):
     """The command line, with processes that decode."""
     given = [f"--input={world}/films", f"--tokenizer={world}/tokenizer", f"--output={tmp_path}/out"]
-    same = ["--fps=5", "--min_frames=4", "--split_folders", "--batch_size=8", "--workers=2"]
+    same = [
+        "--fps=5",
+        "--source_setting=split_folders=true",
+        "--min_frames=4",
+        "--batch_size=8",
+        "--workers=2",
+    ]
     program = subprocess.run(
         [sys.executable, "-m", "launch.prepare_data", *given, *same],
         cwd=ROOT,

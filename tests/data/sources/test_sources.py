@@ -21,8 +21,6 @@ from maskflow_jax.data.sources.registry import make_source
 # The sources that read a folder of files.
 NO_FOLDERS = ("tfds", "hdf5_tokens", "maze", "my_way_home")
 FOLDERS = [name for name in registry.SOURCES if name not in NO_FOLDERS]
-    name for name in registry.SOURCES if name not in ("tfds", "hdf5_tokens", "maze", "my_way_home")
-]
 
 
 def read(source, item):
@@ -57,6 +55,24 @@ def test_unknown_settings_are_named(tmp_path):
         make_source("images", {"root": tmp_path, "fps": None})
     with pytest.raises(FileNotFoundError, match="no folder"):
         make_source("video_files", {"root": tmp_path / "x"}).listing()
+
+
+def test_settings_are_read_from_texts():
+    texts = ["train_videos=3", "fps=2.5", "textures=plain"]
+    assert registry.read_settings("maze", texts) == {
+        "train_videos": 3, "fps": 2.5, "textures": "plain"
+    }  # fmt: skip
+    assert registry.read_settings("hdf5_tokens", ["end=inclusive", "test_file=a.h5"]) == {
+        "end": "inclusive", "test_file": "a.h5"
+    }  # fmt: skip
+    assert registry.read_settings("video_files", ["split_folders=true"]) == {"split_folders": True}
+    for text, message in (
+        ("room=3", "source maze takes no room; it takes train_videos"),
+        ("rooms", "setting 'rooms' of the source: write name=value"),
+        ("rooms=x", "setting rooms of the source is 'x', not an int"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            registry.read_settings("maze", [text])
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -374,7 +390,7 @@ def test_a_list_that_names_a_pipe_fails_alone(tmp_path):
 
 
 def test_mazes_are_a_source_of_the_videos_that_the_generator_makes():
-    sizes = {"num_videos": 2, "num_test_videos": 1, "num_frames": 5, "seed": 3}
+    sizes = {"train_videos": 2, "test_videos": 1, "num_frames": 5, "seed": 3}
     source = make_source("maze", {**sizes, "textures": "plain", "root": None})
     items = by_id(source)
     assert sorted(items) == ["test/000000", "train/000000", "train/000001"]

@@ -12,7 +12,7 @@ from maskflow_jax.flow.losses import head_loss
 from maskflow_jax.flow.schedules import make_schedule
 from maskflow_jax.flow.weighting import none, snr
 
-REFERENCE = np.load(Path(__file__).parent / "reference" / "training_loss.npz")
+REFERENCE = np.load(Path(__file__).parents[1] / "reference" / "training_loss.npz")
 CASES = [name.removeprefix("loss_") for name in REFERENCE if name.startswith("loss_")]
 
 

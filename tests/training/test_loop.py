@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from tiny import host_copy
 
+from maskflow_jax.config import RunConfig
 from maskflow_jax.parallel import sharding
 from maskflow_jax.training.checkpoints import Checkpoints
-from maskflow_jax.training.loop import NonFiniteLossError, Preemption, RunConfig, train
+from maskflow_jax.training.loop import NonFiniteLossError, Preemption, train_loop
 
 CONFIG = {"seed": 0}
 
@@ -63,7 +64,7 @@ class Loop:
         defaults = {"log_every": 2, "eval_every": 3, "checkpoint_every": 4, "hook_every": 5}
         checkpoints, batches = Checkpoints(self.workdir), self.world.batches()
         try:
-            return train(
+            return train_loop(
                 state=checkpoints.restore(self.initial(), batches) or self.initial(),
                 train_step=self.train_step,
                 key=jax.random.key(0),
@@ -88,7 +89,7 @@ def test_looks_at_its_intervals_and_at_the_end(tmp_path, world):
     assert finished
     assert host_copy(state)["params"]["w"] == 11
     assert loop.writer.steps("train/loss") == [2, 4, 6, 8, 10, 11]
-    assert loop.writer.steps("held_out/cross_entropy") == [3, 6, 9, 11]
+    assert loop.writer.steps("validation/cross_entropy") == [3, 6, 9, 11]
     assert loop.evaluated == [3, 6, 9, 11]
     assert loop.hooked == [(5, 5), (10, 10), (11, 11)]
     assert loop.saved() == [8, 11]
@@ -176,5 +177,5 @@ def test_the_previous_handler_comes_back(error):
 
 @pytest.mark.parametrize("name", ["num_steps", "log_every", "keep_checkpoints"])
 def test_intervals_below_one_are_refused(name):
-    with pytest.raises(ValueError, match=rf"run\.{name} is 0"):
+    with pytest.raises(ValueError, match=f"{name} is 0"):
         RunConfig(**{"num_steps": 5, name: 0})

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from eight_devices import CASES, CONTEXT, MOVES, SAMPLERS, K
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 FLAGS = (
     "--xla_force_host_platform_device_count=8",
     # Programs that run for milliseconds: compiled in a third of the time.

@@ -9,11 +9,11 @@ import jax
 import ml_collections
 import pytest
 from launch.rollouts import load_run
-from tiny import TOKENIZER, resolved_config
+from tiny import TOKENIZER, tiny_config
 
 from configs import maze
 from maskflow_jax.flow.frame_times import FRAME_TIMES
-from maskflow_jax.training import trainer
+from maskflow_jax.training.building import make_flow, make_latte_config
 from maskflow_jax.training.released_weights import export_checkpoint
 
 PAPER = ["", "smoke", "constant", "smoke,time_independent", "constant,time_independent"]
@@ -48,7 +48,7 @@ def test_a_config_names_its_arguments(name):
 
 
 def full_config(**changes):
-    """The resolved config of the maze, changed as by `resolved_config`."""
+    """The resolved config of the maze, changed as by `tiny_config`."""
     config = trainer.resolve(maze.get_config().to_dict(), TOKENIZER)
     for name, value in changes.items():
         section, _, field = name.partition("__")
@@ -67,32 +67,30 @@ def test_unread_and_missing_keys_are_named_all_at_once():
 
 
 def test_a_variant_replaces_the_sizes_of_the_file():
-    named = trainer.make_latte_config(full_config(model__variant="B/4"))
+    named = make_latte_config(full_config(model__variant="B/4"))
     assert (named.depth, named.width, named.num_heads, named.patch_size) == (12, 768, 12, 4)
     assert named.remat == maze.get_config().model.remat
     with pytest.raises(ValueError, match="it is the tokenizer's"):
-        trainer.make_latte_config(full_config(model__codebook_size=2048))
+        make_latte_config(full_config(model__codebook_size=2048))
 
 
 def test_checkpoints_without_a_config_are_not_claimed(tmp_path):
-    begin(tmp_path, resolved_config())
+    begin(tmp_path, tiny_config())
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match=r"no config\.json to compare with"):
-        trainer.claim_workdir(tmp_path, resolved_config())
+        trainer.claim_workdir(tmp_path, tiny_config())
 
 
 def test_variant_or_sizes():
-    named = trainer.make_latte_config(
-        resolved_config(model={"variant": "B/2", "dtype": "bfloat16"})
-    )
+    named = make_latte_config(tiny_config(model={"variant": "B/2", "dtype": "bfloat16"}))
     assert (named.depth, named.width, named.patch_size, named.dtype) == (12, 768, 2, "bfloat16")
-    sizes = trainer.make_latte_config(resolved_config())
+    sizes = make_latte_config(tiny_config())
     assert (sizes.depth, sizes.width, sizes.codebook_size) == (2, 16, 8)
 
 
 @pytest.mark.parametrize("name", FRAME_TIMES)
 def test_frame_times_are_the_configs(name):
-    flow = trainer.make_flow(resolved_config(flow__frame_times=name))
+    flow = make_flow(tiny_config(flow__frame_times=name))
     assert flow.frame_times is FRAME_TIMES[name]
     assert flow.mask_id == 8
     assert flow.schedule.name == "quadratic"
@@ -109,7 +107,7 @@ def test_frame_times_are_the_configs(name):
 )
 def test_unknown_flow_settings_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
-        trainer.make_flow(resolved_config(**changes))
+        make_flow(tiny_config(**changes))
 
 
 @pytest.mark.parametrize(
@@ -124,10 +122,10 @@ def test_unknown_flow_settings_are_named(changes, message):
 )
 def test_unknown_model_settings_are_named(model, message):
     with pytest.raises(ValueError, match=message):
-        trainer.make_latte_config(resolved_config(model=model))
+        make_latte_config(tiny_config(model=model))
 
 
-def test_resolved_configs_are_json():
+def test_tiny_configs_are_json():
     config = trainer.resolve({"mesh": {"shape": (1, 2)}}, {"grid": (4, 4)})
     assert config == {
         "mesh": {"shape": [1, 2]},
@@ -158,7 +156,7 @@ def begin(workdir, config):
 
 
 def test_a_new_folder_is_claimed_and_taken_again(tmp_path):
-    workdir, config = tmp_path / "a" / "b", resolved_config()
+    workdir, config = tmp_path / "a" / "b", tiny_config()
     begin(workdir, config)
     assert trainer.read_config(workdir) == config
     trainer.claim_workdir(workdir, config)
@@ -166,8 +164,8 @@ def test_a_new_folder_is_claimed_and_taken_again(tmp_path):
 
 
 def test_what_does_not_change_the_learning_may_change(tmp_path):
-    begin(tmp_path, resolved_config())
-    changed = resolved_config(
+    begin(tmp_path, tiny_config())
+    changed = tiny_config(
         run={"num_steps": 99, "log_every": 3},
         mesh={"fsdp": 2},
         sampling={"context_frames": 2},
@@ -182,9 +180,9 @@ def test_what_does_not_change_the_learning_may_change(tmp_path):
 
 
 def test_all_other_differences_are_refused_and_named(tmp_path):
-    begin(tmp_path, resolved_config())
+    begin(tmp_path, tiny_config())
     before = (tmp_path / "config.json").read_text()
-    changed = resolved_config(
+    changed = tiny_config(
         seed=1,
         model__width=32,
         model__dtype="bfloat16",
@@ -212,15 +210,15 @@ def test_all_other_differences_are_refused_and_named(tmp_path):
 
 
 def test_a_folder_without_a_checkpoint_is_free(tmp_path):
-    trainer.claim_workdir(tmp_path, resolved_config())
+    trainer.claim_workdir(tmp_path, tiny_config())
     (tmp_path / "checkpoints" / "1.orbax-checkpoint-tmp").mkdir(parents=True)
-    corrected = resolved_config(model__width=32)
+    corrected = tiny_config(model__width=32)
     trainer.claim_workdir(tmp_path, corrected)
     assert trainer.read_config(tmp_path) == corrected
 
 
 def test_config_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    trainer.claim_workdir(tmp_path, resolved_config())
+    trainer.claim_workdir(tmp_path, tiny_config())
 
     def full_disk(self, text):
         self.write_bytes(text.encode()[:10])
@@ -228,24 +226,24 @@ def test_config_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", full_disk)
     with pytest.raises(OSError, match="no space"):
-        trainer.claim_workdir(tmp_path, resolved_config(seed=1))
-    assert trainer.read_config(tmp_path) == resolved_config()
+        trainer.claim_workdir(tmp_path, tiny_config(seed=1))
+    assert trainer.read_config(tmp_path) == tiny_config()
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    trainer.claim_workdir(tmp_path / "new", resolved_config())
+    trainer.claim_workdir(tmp_path / "new", tiny_config())
     assert not (tmp_path / "new").exists()
 
 
 def test_a_folder_that_is_no_runs_and_a_damaged_config(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"not a run's folder.*launch\.train"):
         trainer.read_config(tmp_path)
-    begin(tmp_path, resolved_config())
+    begin(tmp_path, tiny_config())
     (tmp_path / "config.json").write_text('{"seed": ')
     for read in (
         trainer.read_config,
-        lambda workdir: trainer.claim_workdir(workdir, resolved_config()),
+        lambda workdir: trainer.claim_workdir(workdir, tiny_config()),
     ):
         with pytest.raises(ValueError, match=r"config\.json is damaged.*STEP/config"):
             read(tmp_path)

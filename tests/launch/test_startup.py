@@ -10,7 +10,7 @@ import pytest
 
 from launch import startup
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import jax
 from launch.startup import start

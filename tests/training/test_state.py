@@ -8,12 +8,12 @@ from flax import nnx
 from tiny import assert_same, quick_compilation
 
 from maskflow_jax.parallel import sharding
-from maskflow_jax.training import trainer
+from maskflow_jax.training.building import model_builder
 from maskflow_jax.training.state import init_state, parameter_count
 
 
 def create(world, seed):
-    build = trainer.model_builder(world.config)
+    build = model_builder(world.config)
     with quick_compilation():
         return init_state(build, world.optimizer, jax.random.key(seed), world.mesh)
 

@@ -27,7 +27,7 @@ from maskflow_jax.parallel.processes import Launch, connect
 from maskflow_jax.training import metrics
 from maskflow_jax.training.checkpoints import Checkpoints
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 STEPS, KILLED_AT = 6, 5
 LIMIT = 240  # seconds for a pair of processes
 SAMPLES = ("--length=7", "--num_videos=5", "--batch_size=2", "--steps=2", "--context=train")

@@ -9,9 +9,9 @@ from flax import nnx
 from launch.host_speed import HostSpeed, measure_host
 
 from launch import benchmark_report, benchmarking, memory_plan
-from maskflow_jax.training import trainer
+from maskflow_jax.training.building import model_builder
 
-CONFIG = {**tiny.resolved_config(), "sampling": {"context_frames": 1}}
+CONFIG = {**tiny.tiny_config(), "sampling": {"context_frames": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -96,5 +96,5 @@ def test_memory_is_planned_without_a_model():
 
 
 def parameter_shapes():
-    build = trainer.model_builder(CONFIG)
+    build = model_builder(CONFIG)
     return nnx.to_pure_dict(nnx.eval_shape(lambda: nnx.state(build(nnx.Rngs(0)))))

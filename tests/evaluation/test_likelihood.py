@@ -9,11 +9,11 @@ from flax import nnx
 from launch.cache_costs import as_markdown, compare
 from launch.rollouts import Run
 from test_context_cache import SIDE, B, K, T, network
-from tiny import TOKENIZER, quick_compilation, random_params, resolved_config
+from tiny import TOKENIZER, quick_compilation, random_params, tiny_config
 
 from maskflow_jax.evaluation.likelihood import context_cross_entropy
 from maskflow_jax.flow.schedules import make_schedule
-from maskflow_jax.training import trainer
+from maskflow_jax.training.building import model_builder
 
 TOKENS = jax.random.randint(jax.random.key(0), (B, T, SIDE, SIDE), 0, K)
 VALID = jnp.array([True, False])
@@ -64,8 +64,8 @@ def test_a_cache_costs_nothing_only_where_the_context_is_isolated():
 
 @pytest.fixture(scope="module")
 def run():
-    config = resolved_config(model__isolated_context=True)
-    build = trainer.model_builder(config)
+    config = tiny_config(model__isolated_context=True)
+    build = model_builder(config)
     params = jax.tree.map(jnp.asarray, random_params(lambda: build(nnx.Rngs(0)), scale=0.3))
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     return Run(config=config, graphdef=graphdef, params=params)

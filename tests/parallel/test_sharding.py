@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
-from tiny import OPTIMIZER, resolved_config
+from tiny import OPTIMIZER, tiny_config
 
 from maskflow_jax.models.latte import Latte, latte_config
 from maskflow_jax.parallel import sharding
-from maskflow_jax.training import trainer
+from maskflow_jax.training.building import model_builder
 from maskflow_jax.training.optimizer import make_optimizer
 
 COLUMN, ROW = P(None, "fsdp", "tensor"), P(None, "tensor", "fsdp")
@@ -69,7 +69,7 @@ def abstract_state(build):
 
 
 def test_average_and_moments_lie_where_their_parameter_does():
-    state = abstract_state(trainer.model_builder(resolved_config()))
+    state = abstract_state(model_builder(tiny_config()))
     places = paths(sharding.state_shardings(abstract_mesh(2, 2, 2), state))
     tops = ("params", "ema_params", "opt_state/1/0/mu", "opt_state/1/0/nu")
     expected = {f"{top}/{name}": spec for top in tops for name, spec in PARAMETERS.items()}

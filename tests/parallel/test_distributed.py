@@ -25,7 +25,7 @@ from maskflow_jax.parallel.processes import (
     local_gpus,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # What srun gives each task of a step on two nodes, and Open MPI 4 each rank.
 SLURM_STEP = {
     "SLURM_JOB_ID": "4100",

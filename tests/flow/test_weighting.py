@@ -9,7 +9,7 @@ import pytest
 from maskflow_jax.flow.schedules import SCHEDULES, make_schedule
 from maskflow_jax.flow.weighting import WEIGHTINGS, elbo, none, snr
 
-REFERENCE = np.load(Path(__file__).parent / "reference" / "loss_weights.npz")
+REFERENCE = np.load(Path(__file__).parents[1] / "reference" / "loss_weights.npz")
 ENDS = np.array([[0.0, 1e-3, 0.5, 1 - 1e-7, 1.0]], np.float32)
 
 

@@ -204,7 +204,11 @@ def test_bfloat16_computes_in_bfloat16_and_stays_close():
     tokens = jax.random.randint(jax.random.key(0), (2, 3, 4, 4), 0, 8)
     times = jax.random.uniform(jax.random.key(1), (2, 3))
     wide, close = logits(model, tokens, times), logits(narrow, tokens, times)
-    assert close.dtype == jnp.bfloat16
+    features = narrow.features(tokens, times)
+    assert features.dtype == jnp.bfloat16
+    # The logits are accumulated in float32: more distinct values than bfloat16 has.
+    assert close.dtype == jnp.float32
+    assert np.any(np.asarray(close) != np.asarray(close.astype(jnp.bfloat16), np.float32))
     error = jnp.linalg.norm(wide - close) / jnp.linalg.norm(wide)
     assert 0 < float(error) < 0.05
 

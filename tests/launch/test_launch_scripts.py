@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-LAUNCH = Path(__file__).parents[1] / "launch"
+LAUNCH = Path(__file__).parents[2] / "launch"
 SLURM, TPU = LAUNCH / "slurm.sh", LAUNCH / "tpu_vm.sh"
 
 

@@ -117,7 +117,7 @@ def test_a_save_is_of_its_moment(tmp_path, world):
 def test_the_average_alone(saved):
     shutil.rmtree(saved / "checkpoints" / "3" / "train_state")
     checkpoints = Checkpoints(saved)
-    params = checkpoints.restore_ema_params(abstract(make_state(0)["ema_params"]))
+    _, params = checkpoints.restore_ema_params(abstract(make_state(0)["ema_params"]))
     assert_same(host_copy(params), host_copy(make_state(3)["ema_params"]))
     assert checkpoints.steps() == [1, 2, 3]
     checkpoints.close()
@@ -129,7 +129,7 @@ def test_reading_the_average_moves_nothing(saved):
     (saved / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir()
     files = sorted(saved.rglob("*"))
     checkpoints = Checkpoints(saved)
-    params = checkpoints.restore_ema_params(abstract(make_state(0)["ema_params"]))
+    _, params = checkpoints.restore_ema_params(abstract(make_state(0)["ema_params"]))
     assert_same(host_copy(params), host_copy(make_state(2)["ema_params"]))
     checkpoints.close()
     assert sorted(saved.rglob("*")) == files
@@ -206,7 +206,7 @@ def test_another_dataset_is_an_error_that_names_the_difference(saved, world):
 def test_no_checkpoint(tmp_path, world):
     assert restore(tmp_path, world) == (None, 0)
     checkpoints = Checkpoints(tmp_path)
-    with pytest.raises(CheckpointError, match=r"no complete checkpoint.*launch\.train"):
+    with pytest.raises(CheckpointError, match=r"no complete checkpoint"):
         checkpoints.restore_ema_params(abstract(make_state(0)["ema_params"]))
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from maskflow_jax.training.optimizer import OptimizerConfig, ema_rate, make_optimizer
+from maskflow_jax.config import OptimizerConfig
+from maskflow_jax.training.optimizer import ema_rate, make_optimizer
 
 PARAMS = {"w": jnp.array([1.0, -2.0, 3.0])}
 
@@ -74,8 +75,8 @@ def test_decay_without_warm_up_begins_at_the_peak():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"decay_steps": 5, "warmup_steps": 5}, "set it above warmup_steps"),
-        ({"final_learning_rate_fraction": 1.5}, "choose a number from 0 to 1"),
+        ({"decay_steps": 5, "warmup_steps": 5}, "raise decay_steps"),
+        ({"final_learning_rate_fraction": 1.5}, "use 0 to 1"),
     ],
 )
 def test_an_impossible_decay_is_refused(settings, message):

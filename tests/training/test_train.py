@@ -25,7 +25,7 @@ from launch import training
 from maskflow_jax.io.video_files import read_video
 from maskflow_jax.training.loop import NonFiniteLossError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("compilation_cache")  # all runs here are one program
 
 
@@ -87,16 +87,16 @@ def finished(shared, tmp_path_factory):
     return workdir
 
 
-def test_preview_and_held_out_of_a_finished_run(finished):
+def test_preview_and_validation_of_a_finished_run(finished):
     videos = sorted((finished / "previews").iterdir())
     assert [video.name for video in videos] == ["00000002.mp4", "00000004.mp4", "00000006.mp4"]
     frames, fps = read_video(videos[-1])
     # Two windows; two rows of generated, gap, real, enlarged.
     assert frames.shape == (8, 2 * 16, 2 * (8 + 2 + 8), 3)
     assert fps == pytest.approx(5)
-    measured = [line for line in metrics(finished) if "held_out/cross_entropy" in line]
+    measured = [line for line in metrics(finished) if "validation/cross_entropy" in line]
     assert [line["step"] for line in measured] == [2, 4, 6]
-    assert measured[-1]["held_out/cross_entropy"] < measured[0]["held_out/cross_entropy"]
+    assert measured[-1]["validation/cross_entropy"] < measured[0]["validation/cross_entropy"]
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(shared, tmp_path, monkeypatch):

@@ -11,15 +11,14 @@ import optax
 import pytest
 from distributions import quick_jit
 from flax import nnx
-from tiny import OPTIMIZER, assert_same, host_copy, quick_compilation, resolved_config
+from tiny import OPTIMIZER, assert_same, host_copy, quick_compilation, tiny_config
 
 from maskflow_jax.flow.corruption import mask_tokens
 from maskflow_jax.flow.frame_times import MIN_TIME, frame
 from maskflow_jax.flow.schedules import quadratic
 from maskflow_jax.flow.weighting import WEIGHTINGS, snr
 from maskflow_jax.parallel import sharding
-from maskflow_jax.training import trainer
-from maskflow_jax.training.loop import held_out
+from maskflow_jax.training.building import model_builder
 from maskflow_jax.training.objective import Layout, weighted_head_loss
 from maskflow_jax.training.state import init_state
 from maskflow_jax.training.steps import TIME_BINS, make_eval_step, make_train_step
@@ -93,7 +92,7 @@ def test_a_step_is_its_definition(world):
 def test_one_compilation_donated_buffers_and_pinned_shardings(world):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # jax warns of donated buffers that it cannot use
-        build = trainer.model_builder(world.config)
+        build = model_builder(world.config)
         with quick_compilation():
             graphdef, state = init_state(build, world.optimizer, jax.random.key(0), world.mesh)
             train_step = make_train_step(graphdef, world.flow, world.optimizer, OPTIMIZER, state)
@@ -236,8 +235,8 @@ def test_a_batch_that_cannot_be_cut_is_refused(world):
 
 
 def test_bfloat16_compute_keeps_float32_parameters(world):
-    config = resolved_config(model__dtype="bfloat16")
-    build = trainer.model_builder(config)
+    config = tiny_config(model__dtype="bfloat16")
+    build = model_builder(config)
     with quick_compilation():
         graphdef, state = init_state(build, world.optimizer, jax.random.key(0), world.mesh)
         step = make_train_step(graphdef, world.flow, world.optimizer, OPTIMIZER, state)
@@ -283,7 +282,7 @@ def learned(world):
     return state["params"]
 
 
-def test_held_out_sums_by_time_bin_leave_out_padding(world, learned):
+def test_validation_sums_by_time_bin_leave_out_padding(world, learned):
     key, valid = jax.random.key(3), np.array([True, False, True, False])
     measure = functools.partial(world.eval_step, learned, key)
     sums = measure(*sharding.place_batch(world.mesh, (BATCH, valid)))
@@ -294,26 +293,26 @@ def test_held_out_sums_by_time_bin_leave_out_padding(world, learned):
     assert_same(host_copy(other), host_copy(sums))
 
 
-def test_held_out_is_the_same_every_time_and_weighs_tokens_alike(world, learned):
+def test_validation_is_the_same_every_time_and_weighs_tokens_alike(world, learned):
     clips = [FULL, (BATCH, np.array([True, False, False, False]))]
-    summary = held_out(world.eval_step, learned, clips, world.mesh)
-    assert held_out(world.eval_step, learned, clips, world.mesh) == summary
+    summary = validate(world.eval_step, learned, clips, world.mesh)
+    assert validate(world.eval_step, learned, clips, world.mesh) == summary
     keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(2)]
     sums = plain_sums(world, learned, keys[0], BATCH, {0, 1, 2, 3})
     sums += plain_sums(world, learned, keys[1], BATCH, {0})
     assert summary["cross_entropy"] == pytest.approx(sums[0].sum() / sums[1].sum(), rel=1e-4)
     assert summary["accuracy"] == pytest.approx(sums[2].sum() / sums[1].sum(), rel=1e-6)
-    assert held_out(world.eval_step, learned, clips, world.mesh, seed=1) != summary
+    assert validate(world.eval_step, learned, clips, world.mesh, seed=1) != summary
 
 
-def test_held_out_without_a_clip_is_an_error(world, learned):
+def test_validation_without_a_clip_is_an_error(world, learned):
     padding = [(BATCH, np.zeros(4, bool))]
     for clips in ([], padding):
         with pytest.raises(ValueError, match="no masked token"):
-            held_out(world.eval_step, learned, clips, world.mesh)
+            validate(world.eval_step, learned, clips, world.mesh)
 
 
-def test_held_out_times_do_not_follow_the_training(world, learned):
+def test_validation_times_do_not_follow_the_training(world, learned):
     flow = dataclasses.replace(world.flow, frame_times=None, weigh=None, mask_ce=False)
     with quick_compilation():
         measure = make_eval_step(world.graphdef, flow, world.mesh)

@@ -24,7 +24,7 @@ from maskflow_jax.evaluation.tokenizer_card import tokenizer_figures
 from maskflow_jax.io import video_files
 from maskflow_jax.tokenizers.tokenizer import PRETRAINED, Tokenizer, save_tokenizer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
