@@ -130,6 +130,9 @@ class VideoGenerator:
             ValueError: if a source is too short or cannot be read.
         """
         frames = self.model.config.sampling.context_frames if frames is None else frames
+        if source is None and frames == 0:
+            count = 1 if indices is None else len(np.atleast_1d(indices))
+            return np.zeros((count, 0, *self.model.config.tokenizer.grid), np.int32)
         if source is not None:
             return contexts.read_frames(
                 source, self.tokenizer, frames=frames, fps=self.fps, from_start=from_start
@@ -209,7 +212,10 @@ class VideoGenerator:
         progress = options.pop("progress", False)
         ends = [options.pop(name) for name in ("first", "last") if name in options]
         generation = self.plan(length, task=task, **options)
-        real = self._real(self._ends(ends, generation) if ends else context, generation, num_videos)
+        read = self.read_context
+        if ends:
+            context = contexts.both_ends(ends, generation, read)
+        real = contexts.real_tokens(context, generation, num_videos, read)
         chunks = tqdm(
             self.sample_windows(generation, real, seed=seed),
             "windows",
@@ -244,7 +250,7 @@ class VideoGenerator:
         """
         # More than two windows are enough to see how a video goes on.
         generation = self.plan(3 * self.window if length is None else length, **options)
-        real = self._real(context, generation, num_videos)
+        real = contexts.real_tokens(context, generation, num_videos, self.read_context)
         chunks = self.sample_windows(generation, real, seed=seed, endless=length is None)
         return (
             np.stack([self.tokenizer.decode(video) for video in chunk])
@@ -319,34 +325,6 @@ class VideoGenerator:
             fps=self.fps,
             tokenizer=self.tokenizer,
             nfe=generation.nfe,
-        )
-
-    def _ends(self, ends: list, generation: Generation) -> np.ndarray:
-        """Both ends of a video as its tokens; those between are not read."""
-        frames = generation.sampling.context_frames
-        if len(ends) != 2 or generation.task.source_frames < 2 * frames:
-            raise ValueError("first and last belong to the task 'inbetween'; give both")
-        first, last = (self.read_context(end, frames=frames) for end in ends)
-        between = generation.task.source_frames - 2 * frames
-        middle = np.zeros((len(first), between, *first.shape[2:]), np.int32)
-        return np.concatenate([first, middle, last], axis=1)
-
-    def _real(self, context: Any, generation: Generation, num_videos: int | None) -> np.ndarray:
-        """The real tokens that a task takes, int32 [B, source_frames, h, w]."""
-        frames = generation.task.source_frames
-        if frames == 0:
-            tokens = np.zeros((1, 0, *self.model.config.tokenizer.grid), np.int32)
-        elif context is None:
-            tokens = self.read_context(frames=frames, indices=np.arange(num_videos or 1))
-        else:
-            backward = generation.task.backward
-            tokens = self.read_context(context, frames=frames, from_start=backward)
-        if num_videos is None or len(tokens) == num_videos:
-            return tokens
-        if len(tokens) == 1:
-            return np.repeat(tokens, num_videos, axis=0)
-        raise ValueError(
-            f"{len(tokens)} contexts for {num_videos} videos; give one context, or one per video"
         )
 
     def _program(self, generation: Generation) -> WindowProgram:

@@ -19,7 +19,8 @@ from maskflow_jax.evaluation.reconstruction import code_statistics, psnr_of
 from maskflow_jax.evaluation.tokenizer_card import tokenizer_figures, write_card
 from maskflow_jax.tokenizers import patch_vq_training, vqgan_training
 from maskflow_jax.tokenizers.patch_vq import PatchVQConfig
-from maskflow_jax.tokenizers.tokenizer import Tokenizer, save_tokenizer, to_unit_range
+from maskflow_jax.tokenizers.pixels import to_unit_range
+from maskflow_jax.tokenizers.tokenizer import Tokenizer, save_tokenizer
 from maskflow_jax.tokenizers.vqgan import VQGANConfig
 from maskflow_jax.training.metrics import MetricWriter
 

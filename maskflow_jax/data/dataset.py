@@ -36,10 +36,10 @@ class TokenVideos:
     Can be pickled, as worker processes need it.
 
     Attributes:
-        directory: of the dataset.
-        split: name of the split.
-        metadata: what was saved with the dataset: `tokenizer`, `source`, `frames`, `files`.
-        tokenizer: identity of the tokenizer that made the tokens.
+        directory: Directory of the dataset.
+        split: Name of the split.
+        metadata: Metadata saved with the dataset: `tokenizer`, `source`, `frames`, `files`.
+        tokenizer: Identity of the tokenizer that made the tokens.
         num_frames: [videos], frames of each video.
     """
 
@@ -88,13 +88,13 @@ def write_token_dataset(
     """Writes a dataset of tokenised videos.
 
     Args:
-        directory: of the new dataset; must be free, its parents are created.
-        splits: split name to videos `(id, tokens, fps)`, tokens integers [F, h, w], fps in frames
+        directory: Directory of the new dataset; must be free. Its parents are created.
+        splits: Split name to videos `(id, tokens, fps)`, tokens integers [F, h, w], fps in frames
             per second. Each iterable is consumed once, one video at a time.
-        tokenizer: identity of the tokenizer (`Tokenizer.identity`).
-        source: settings of the videos' source, anything JSON can hold.
-        overwrite: replace an existing dataset, once the new one is complete.
-        attached: files to copy into the dataset, such as a manifest; read once all videos are.
+        tokenizer: Identity of the tokenizer (`Tokenizer.identity`).
+        source: Settings of the videos' source, anything JSON can hold.
+        overwrite: Replace an existing dataset, once the new one is complete.
+        attached: Files to copy into the dataset, such as a manifest; read once all videos are.
 
     Raises:
         FileExistsError: if the directory is taken.
@@ -125,8 +125,8 @@ def read_token_dataset(directory: str | Path, split: str) -> TokenVideos:
     """Opens a split of a dataset written by `write_token_dataset`; no record is read yet.
 
     Args:
-        directory: of the dataset.
-        split: name of the split.
+        directory: Directory of the dataset.
+        split: Name of the split.
 
     Returns:
         The videos, in the order they were written.
@@ -156,14 +156,14 @@ def check_free(directory: str | Path, *, overwrite: bool) -> None:
 
 
 def check_tokenizer(dataset_tokenizer: dict, other: dict, *, other_name: str) -> None:
-    """Checks that a dataset's tokens belong to the tokenizer of a tokenizer or a trained model.
+    """Checks that a dataset was made with the tokenizer of a checkpoint or the like.
 
-    The name may differ, as when a tokenizer's directory is renamed.
+    The names may differ, since a tokenizer's directory may be renamed.
 
     Args:
-        dataset_tokenizer: identity saved with the dataset.
-        other: identity to compare.
-        other_name: what `other` belongs to, for the error, such as "checkpoint".
+        dataset_tokenizer: Identity saved with the dataset.
+        other: Identity to compare.
+        other_name: Owner of `other`, for the error, such as "checkpoint".
 
     Raises:
         ValueError: if they differ.

@@ -1,10 +1,10 @@
 """From tokenised videos to batches of clips, with grain.
 
 Training: `clip_batches`. In each epoch, every video of a process's slice gives one clip, in
-shuffled order, with a random start. So each video counts the same, however long it is; a long video
-shows more of itself over the epochs. Batches run across the borders of epochs, so that a small
+shuffled order, with a random start. So each video has the same weight, however long it is, and more
+of a long video is seen over the epochs. Batches cross the borders of epochs, so that a small
 dataset can fill a large batch. Batch n is a function of the settings and n alone: n is the whole
-state of the iterator, resuming is exact, and it does not matter how many workers read.
+state of the iterator, resuming is exact, and the number of workers does not matter.
 
 Evaluation: `eval_clips`. Each video is cut into consecutive clips, visited once, in order.
 """
@@ -29,7 +29,7 @@ class ClipBatches(grain.DatasetIterator):
     An Orbax item by way of `grain.checkpoint.CheckpointSave` and `CheckpointRestore`.
 
     Attributes:
-        videos_per_epoch: videos in this process's slice, so clips in its epoch.
+        videos_per_epoch: Videos in this process's slice, so clips in its epoch.
     """
 
     def __init__(
@@ -98,13 +98,13 @@ def clip_batches(
     """Endless batches of random clips from this process's slice of the videos.
 
     Args:
-        videos: the training split.
-        clip_frames: frames of each clip, T.
-        batch_size: clips in a batch over all processes, B.
-        seed: of order and starts; processes draw independently.
-        process_index: of this process (`jax.process_index()`).
-        process_count: number of processes (`jax.process_count()`).
-        num_workers: extra processes to read with. 0 reads in threads, which is enough in most
+        videos: The training split.
+        clip_frames: Frames of each clip, T.
+        batch_size: Clips in a batch over all processes, B.
+        seed: Seed of order and starts; processes draw independently.
+        process_index: Index of this process (`jax.process_index()`).
+        process_count: Number of processes (`jax.process_count()`).
+        num_workers: Extra processes to read with. 0 reads in threads, which is enough in most
             cases; above 0, absl must have parsed the flags.
 
     Returns:
@@ -161,11 +161,11 @@ def eval_clips(
     number of batches, all of one shape, so the last may be padded in part or in whole.
 
     Args:
-        videos: the split to evaluate on.
-        clip_frames: frames of each clip, T.
-        batch_size: clips in a batch over all processes, B.
-        process_index: of this process.
-        process_count: number of processes.
+        videos: The split to evaluate on.
+        clip_frames: Frames of each clip, T.
+        batch_size: Clips in a batch over all processes, B.
+        process_index: Index of this process.
+        process_count: Number of processes.
 
     Returns:
         An iterator of tokens int32 [B / process_count, T, h, w], zero where padded, and valid bool

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from maskflow_jax.flow.corruption import mask_tokens
 from maskflow_jax.flow.schedules import Schedule
-from maskflow_jax.sampling.network import Network, window_features
+from maskflow_jax.sampling.types import Network
+from maskflow_jax.sampling.window_sampler import window_features
 
 
 def context_cross_entropy(

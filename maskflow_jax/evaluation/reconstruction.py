@@ -1,4 +1,4 @@
-"""How well a tokenizer reconstructs frames: PSNR, SSIM, and how much of its codebook it uses.
+"""How well a tokenizer reconstructs frames: PSNR, SSIM, and the share of its codebook in use.
 
 `report_on` passes videos through a tokenizer and back and writes a report.
 
@@ -87,7 +87,7 @@ def code_statistics(counts: np.ndarray) -> dict[str, float]:
 
     Returns:
         `codes_used`, `code_usage` (their share of all) and `perplexity` (exp of the entropy: the
-        number of codes that, used evenly, would tell as much).
+        number of codes that, used evenly, would carry as much information).
     """
     shares = counts[counts > 0] / counts.sum()
     return {
@@ -101,7 +101,7 @@ class Reconstruction:
     """Figures gathered over videos.
 
     Attributes:
-        videos: number of videos so far.
+        videos: Number of videos so far.
     """
 
     def __init__(self, codebook_size: int):

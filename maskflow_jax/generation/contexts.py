@@ -1,12 +1,13 @@
 """Contexts: the known frames of a video, from files, arrays, tokens or a dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from maskflow_jax.generation.request import Generation
 from maskflow_jax.io import video_files
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
@@ -104,3 +105,59 @@ def _read_image(path: Path) -> np.ndarray:
 def _square(frames: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     """The middle square of frames, scaled to the tokenizer's size."""
     return video_files.square_frames(frames, tokenizer.identity["frame_size"])
+
+
+def real_tokens(
+    context: Any, generation: Generation, num_videos: int | None, read: Callable[..., np.ndarray]
+) -> np.ndarray:
+    """Reads the real tokens that a planned generation takes.
+
+    Args:
+        context: Any source of `read`, or None for the dataset's first videos.
+        generation: The plan.
+        num_videos: Number of videos; None for as many as there are contexts.
+        read: `VideoGenerator.read_context`.
+
+    Returns:
+        int32 [B, source_frames, h, w].
+
+    Raises:
+        ValueError: if there is neither one context nor one for every video.
+    """
+    frames = generation.task.source_frames
+    if context is None or frames == 0:
+        tokens = read(frames=frames, indices=np.arange(num_videos or 1))
+    else:
+        tokens = read(context, frames=frames, from_start=generation.task.backward)
+    if num_videos is None or len(tokens) == num_videos:
+        return tokens
+    if len(tokens) == 1:
+        return np.repeat(tokens, num_videos, axis=0)
+    raise ValueError(
+        f"{len(tokens)} contexts for {num_videos} videos; give one context, or one per video"
+    )
+
+
+def both_ends(
+    ends: Sequence, generation: Generation, read: Callable[..., np.ndarray]
+) -> np.ndarray:
+    """Reads both ends of videos; the tokens between them are not used.
+
+    Args:
+        ends: The first and the last frames, any sources of `read`.
+        generation: The plan of the task "inbetween".
+        read: `VideoGenerator.read_context`.
+
+    Returns:
+        int32 [B, source_frames, h, w].
+
+    Raises:
+        ValueError: if one end is missing, or the task is another one.
+    """
+    frames = generation.sampling.context_frames
+    if len(ends) != 2 or generation.task.source_frames < 2 * frames:
+        raise ValueError("first and last belong to the task 'inbetween'; give both")
+    first, last = (read(end, frames=frames) for end in ends)
+    between = generation.task.source_frames - 2 * frames
+    middle = np.zeros((len(first), between, *first.shape[2:]), np.int32)
+    return np.concatenate([first, middle, last], axis=1)

@@ -30,7 +30,7 @@ TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 # What wrappers of torch (DataParallel, DistributedDataParallel, compile) put before every name.
 _WRAPPERS = re.compile(r"(?:module\.|_orig_mod\.)+")
 
-# How a cut or altered file, or one that is something else, shows in torch's reader.
+# The errors of torch's reader for files that are cut, altered or of another kind.
 _DAMAGE = (
     RuntimeError,
     EOFError,
@@ -46,14 +46,13 @@ _DAMAGE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TorchFile:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
-        path: of the file.
-        sections: state dicts by the name they stand under; "" where the file is one state dict.
-            float16 and bfloat16 have become float32; `module.` and `_orig_mod.` before names are
-            gone.
-        numbers: the plain numbers beside them, such as `train_steps`.
+        path: Path of the file.
+        sections: State dicts by name; "" where the file is one state dict. float16 and bfloat16 are
+            converted to float32; `module.` and `_orig_mod.` before names are removed.
+        numbers: The plain numbers beside them, such as `train_steps`.
     """
 
     path: Path
@@ -64,7 +63,7 @@ class TorchFile:
         """Picks a state dict.
 
         Args:
-            section: its name; None where there is only one.
+            section: Its name; None where there is only one.
 
         Raises:
             ValueError: if there is none of that name, or several and none is named.
@@ -119,8 +118,8 @@ def read_state_dict(path: str | Path, *, section: str | None = None) -> StateDic
     """Reads one state dict of a file: `read_torch_file(path).state_dict(section)`.
 
     Args:
-        path: the file.
-        section: where the file holds several, the name of one, such as "ema".
+        path: The file.
+        section: Name of one state dict, such as "ema", where the file holds several.
 
     Returns:
         Names to arrays, no half precision among them.
@@ -138,7 +137,7 @@ def write_state_dict(path: str | Path, contents: Mapping[str, Any]) -> None:
 
     Args:
         path: `.safetensors` (no torch needed), or one of `TORCH_SUFFIXES`, a pickle.
-        contents: names to arrays; in a pickle also names to dicts of arrays, and to numbers.
+        contents: Names to arrays; in a pickle also names to dicts of arrays, and to numbers.
 
     Raises:
         ImportError: if torch is needed and missing.

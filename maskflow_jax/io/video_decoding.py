@@ -1,8 +1,8 @@
-"""From a video file to its frames, one at a time: memory does not grow with the video.
+"""From a video file to its frames, one at a time, so that memory does not grow with the video.
 
-Frames come upright, as uint8 RGB whatever the file holds (greyscale, alpha, 10 bits), and with the
+Frames are upright, uint8 RGB whatever the file holds (greyscale, alpha, 10 bits), and have the
 times at which they are shown. Files that are broken, cut off or no video raise a ValueError that
-says what to do; a cut-off file may do so only after its last frame.
+says what to do; for a cut-off file this may happen only after its last frame.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 import av
 import numpy as np
 
-_WHOLE_SHARE = 0.9  # of what a header announces; trimmed files rightly show a little less
+_WHOLE_SHARE = 0.9  # of what a header announces; trimmed files show a little less
 _INSTANT = 1e-8  # seconds
 _MAX_GAP = 60.0  # seconds that one frame may be shown; more is a wrong timestamp
 # FFmpeg's names of the real container formats. Playlists and lists of files (ffconcat, HLS, DASH)
@@ -34,9 +34,9 @@ class TimedFrame(NamedTuple):
 
     Attributes:
         pixels: uint8 [H, W, 3].
-        start: seconds.
-        duration: seconds; the next frame's start decides where there is one. 0 if unknown.
-        rounding: seconds by which the file's clock may have rounded `start`.
+        start: Seconds.
+        duration: Seconds; the next frame's start decides where there is one. 0 if unknown.
+        rounding: Seconds by which the file's clock may have rounded `start`.
     """
 
     pixels: np.ndarray
@@ -46,14 +46,14 @@ class TimedFrame(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a file says of itself, unchecked; 0 where it says nothing.
+    """What a file's header states, unchecked; 0 where it states nothing.
 
     Attributes:
-        frames: number of frames.
-        seconds: duration.
-        rate: frames per second.
-        width: of a frame in pixels, before rotation.
-        height: of a frame in pixels, before rotation.
+        frames: Number of frames.
+        seconds: Duration.
+        rate: Frames per second.
+        width: Width of a frame in pixels, before rotation.
+        height: Height of a frame in pixels, before rotation.
     """
 
     frames: int
@@ -70,7 +70,7 @@ def iterate_frames(path: str | os.PathLike) -> Iterator[TimedFrame]:
     record it, is applied.
 
     Args:
-        path: of the file.
+        path: Path of the file.
 
     Yields:
         Frames in the order in which they are shown, all of one size; starts never decrease.
@@ -129,7 +129,7 @@ def _undecodable(path: str | os.PathLike, why: object) -> str:
 
 
 def _decode(path: str | os.PathLike, container: av.container.InputContainer) -> Iterator:
-    """Yields the frames of an opened file, then checks that they were all."""
+    """Yields the frames of an opened file, then checks that none is missing."""
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     header, tick = _header(container), float(stream.time_base or 0)
@@ -160,8 +160,8 @@ def _decode(path: str | os.PathLike, container: av.container.InputContainer) -> 
 def _check_whole(path: str | os.PathLike, header: Header, frames: int, seconds: float) -> None:
     """Raises ValueError if much is missing of what the header announces.
 
-    Either the frames or the time may fall short in a whole file: AVI counts dropped frames, and a
-    file trimmed without loss those before its first one shown.
+    In a whole file either the frames or the time may be fewer: AVI counts dropped frames, and a
+    file that was trimmed without re-encoding counts those before the first one shown.
     """
     shares = []
     if header.frames:

@@ -1,4 +1,4 @@
-"""Video files and pictures of videos; with `video_decoding`, all that knows containers and codecs.
+"""Video files and pictures of videos; only this file and `video_decoding` know codecs.
 
 In memory a video is frames, uint8 [F, H, W, 3] in RGB, and a rate in frames per second. PyAV
 decodes whatever its FFmpeg knows (mp4, avi, webm, gif, ...) and writes mp4 and gif; Pillow chooses
@@ -31,7 +31,7 @@ def read_video(path: str | os.PathLike) -> tuple[np.ndarray, float]:
     """Decodes every frame of a video file or an animated gif.
 
     Args:
-        path: of the file.
+        path: Path of the file.
 
     Returns:
         Frames uint8 [F, H, W, 3] and the average rate in frames per second.
@@ -56,10 +56,10 @@ def write_mp4(path: str | os.PathLike, frames: np.ndarray, fps: float, *, upscal
     frames. With `upscale=2` nothing is padded and colour keeps its full resolution.
 
     Args:
-        path: to write.
+        path: Path to write.
         frames: uint8 [F, H, W, 3].
-        fps: frames per second.
-        upscale: whole factor by which pixels are repeated.
+        fps: Frames per second.
+        upscale: Whole factor by which pixels are repeated.
 
     Raises:
         ValueError: if the frames, the rate or the factor cannot be written.
@@ -86,10 +86,10 @@ def write_gif(path: str | os.PathLike, frames: np.ndarray, fps: float, *, upscal
     keeps the rate right on average.
 
     Args:
-        path: to write.
+        path: Path to write.
         frames: uint8 [F, H, W, 3].
-        fps: frames per second, at most 50.
-        upscale: whole factor by which pixels are repeated.
+        fps: Frames per second, at most 50.
+        upscale: Whole factor by which pixels are repeated.
 
     Raises:
         ValueError: if the frames, the rate or the factor cannot be written.
@@ -119,7 +119,7 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
     """Writes one picture.
 
     Args:
-        path: to write.
+        path: Path to write.
         image: uint8 [H, W, 3].
 
     Raises:
@@ -144,10 +144,10 @@ def frame_strip(
 
     Args:
         frames: uint8 [F, H, W, 3].
-        columns: frames in a row; all by default.
-        marked: indices of the frames to mark, such as `range(context_frames)`.
-        gap: width of each frame's border, in pixels of the result.
-        upscale: whole factor by which pixels are repeated.
+        columns: Frames in a row; all by default.
+        marked: Indices of the frames to mark, such as `range(context_frames)`.
+        gap: Width of each frame's border, in pixels of the result.
+        upscale: Whole factor by which pixels are repeated.
 
     Returns:
         uint8 [rows * (upscale H + 2 gap), columns * (upscale W + 2 gap), 3].
@@ -181,9 +181,9 @@ def frame_grid(
 
     Args:
         videos: uint8 [F, H, W, 3] each, of one shape.
-        marked: indices of the frames to mark in every video.
-        gap: width of each frame's border, in pixels of the result.
-        upscale: whole factor by which pixels are repeated.
+        marked: Indices of the frames to mark in every video.
+        gap: Width of each frame's border, in pixels of the result.
+        upscale: Whole factor by which pixels are repeated.
 
     Returns:
         uint8 [videos * (upscale H + 2 gap), F * (upscale W + 2 gap), 3].
@@ -201,7 +201,7 @@ def square_frames(frames: np.ndarray, size: int) -> np.ndarray:
 
     Args:
         frames: uint8 [F, H, W, 3].
-        size: side of the result in pixels; scaled by area when smaller, bicubic when larger.
+        size: Side of the result in pixels; scaled by area when smaller, bicubic when larger.
 
     Returns:
         uint8 [F, size, size, 3].
@@ -220,7 +220,7 @@ def side_by_side(videos: Sequence[np.ndarray], *, gap: int = 2) -> np.ndarray:
 
     Args:
         videos: uint8 [F, H, W, 3] each, of one shape.
-        gap: width of the white space between them, in pixels.
+        gap: Width of the white space between them, in pixels.
 
     Returns:
         uint8 [F, H, videos * W + (videos - 1) * gap, 3].

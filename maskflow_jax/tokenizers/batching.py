@@ -23,8 +23,8 @@ def bytes_per_frame(config: VQGANConfig, itemsize: int = 4) -> int:
     """Estimates from above what encoding or decoding takes for each frame of a batch.
 
     Args:
-        config: the autoencoder.
-        itemsize: bytes of a number within the network.
+        config: The autoencoder.
+        itemsize: Bytes of a number within the network.
 
     Returns:
         Bytes beside the parameters.
@@ -48,9 +48,9 @@ def choose_batch_size(frame_bytes: int, memory_gb: float | None, num_devices: in
     """Chooses how many frames all devices take together.
 
     Args:
-        frame_bytes: memory that one frame takes.
-        memory_gb: memory of each device to use, in 1e9 bytes; None for the default.
-        num_devices: devices that share a batch.
+        frame_bytes: Memory that one frame takes.
+        memory_gb: Memory of each device to use, in 1e9 bytes; None for the default.
+        num_devices: Devices that share a batch.
 
     Returns:
         A multiple of the number of devices, the largest of at most `MAX_BATCH_SIZE` that fits.
@@ -78,10 +78,10 @@ def in_batches(
     """Applies a function of `batch_size` items to any number of them.
 
     Args:
-        function: maps [batch_size, ...] to [batch_size, ...].
+        function: Function from [batch_size, ...] to [batch_size, ...].
         items: [F, ...], F may be 0.
-        batch_size: items of one call.
-        pad: fills the last batch up; else the function gets what is left, at least one.
+        batch_size: Items of one call.
+        pad: Whether to fill up the last batch; otherwise it is shorter, with at least one item.
 
     Returns:
         [F, ...], as if there were no batches.

@@ -28,7 +28,7 @@ from absl import logging
 
 from maskflow_jax.io.files import sha256_of_files
 from maskflow_jax.tokenizers import batching
-from maskflow_jax.tokenizers.tokenizer import to_uint8, to_unit_range
+from maskflow_jax.tokenizers.pixels import to_uint8, to_unit_range
 
 KIND = "torch_export"
 FILES = ("config.json", "encoder.pt2", "decoder.pt2")
@@ -49,16 +49,16 @@ _DAMAGE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportedConfig:
-    """What is known of a pair of programs.
+    """Description of a pair of programs.
 
     Attributes:
-        frame_size: side of the square frames in pixels.
-        codebook_size: tokens are in [0, codebook_size).
-        grid: tokens along the two sides of a frame.
-        batch_size: frames that the programs take; None if any number.
-        bytes_per_frame: memory that a frame takes on its way, estimated.
-        torch_version: that wrote them.
-        kind: marks the directory.
+        frame_size: Side of the square frames in pixels.
+        codebook_size: Tokens are in [0, codebook_size).
+        grid: Tokens along the two sides of a frame.
+        batch_size: Frames that the programs take; None if any number.
+        bytes_per_frame: Estimated memory of a frame while it is processed.
+        torch_version: Version of torch that wrote them.
+        kind: Mark of such directories.
     """
 
     frame_size: int
@@ -77,16 +77,15 @@ class ExportedTokenizer:
     """Encodes frames to tokens and decodes tokens to frames by programs of torch.
 
     Attributes:
-        config: what is known of the programs.
-        identity: as `Tokenizer.identity`.
-        batch_size: frames handled by one call.
+        config: Description of the programs.
+        identity: As `Tokenizer.identity`.
+        batch_size: Frames handled by one call.
     """
 
     def __init__(
         self,
         config: ExportedConfig,
-        encoder: Any,
-        decoder: Any,
+        programs: tuple[Any, Any],
         *,
         name: str,
         sha256: str,
@@ -97,15 +96,14 @@ class ExportedTokenizer:
         """Takes the programs as they come from `torch.export.load`.
 
         Args:
-            config: what is known of them.
-            encoder: images to tokens.
-            decoder: tokens to images.
-            name: for `identity`.
-            sha256: for `identity`.
-            batch_size: frames of one call, by default 64 or as many as `memory_gb` holds; programs
+            config: Description of the programs.
+            programs: Encoder, images to tokens, and decoder, tokens to images.
+            name: For `identity`.
+            sha256: For `identity`.
+            batch_size: Frames of one call, by default 64 or as many as `memory_gb` holds; programs
                 that were exported for one batch size keep theirs.
-            memory_gb: memory to use for frames under way, in 1e9 bytes, estimated.
-            dtype: only "float32": what a program computes in was fixed at its export.
+            memory_gb: Memory to use for frames under way, in 1e9 bytes, estimated.
+            dtype: Only "float32": what a program computes in was fixed at its export.
 
         Raises:
             ValueError: for another dtype, or memory that does not hold a frame.
@@ -127,15 +125,15 @@ class ExportedTokenizer:
             batch_size = batching.choose_batch_size(config.bytes_per_frame, memory_gb, 1)
         self.batch_size = config.batch_size or batch_size
         self._torch = import_torch()
-        self._encoder, self._decoder = encoder.module(), decoder.module()
+        self._encoder, self._decoder = (program.module() for program in programs)
 
     @classmethod
     def load(cls, directory: Path, **kwargs) -> "ExportedTokenizer":
         """Loads the programs of a directory; they can run code, see above.
 
         Args:
-            directory: that `exporting.export_tokenizer` wrote.
-            **kwargs: passed on to the constructor.
+            directory: That `exporting.export_tokenizer` wrote.
+            **kwargs: Passed on to the constructor.
 
         Raises:
             FileNotFoundError: if a file is missing.
@@ -158,7 +156,7 @@ class ExportedTokenizer:
         )
         programs = [_load(torch, directory / name, config) for name in FILES[1:]]
         name = directory.resolve().name
-        return cls(config, *programs, name=name, sha256=digest, **kwargs)
+        return cls(config, tuple(programs), name=name, sha256=digest, **kwargs)
 
     @property
     def codebook(self) -> np.ndarray:
@@ -198,7 +196,7 @@ class ExportedTokenizer:
         """Decodes tokens.
 
         Args:
-            tokens: integers [F, h, w] in [0, codebook_size).
+            tokens: Integers [F, h, w] in [0, codebook_size).
 
         Returns:
             Frames uint8 [F, S, S, 3].

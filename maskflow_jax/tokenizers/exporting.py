@@ -33,15 +33,15 @@ def export_tokenizer(
     agrees is kept.
 
     Args:
-        tokenizer: an object with the methods `encode` and `decode`, or a pair of functions or
+        tokenizer: An object with the methods `encode` and `decode`, or a pair of functions or
             modules (encoder, decoder). `encode` takes images float32 [B, 3, S, S] in [-1, 1] and
             returns integers [B, h, w] in [0, codebook_size), and nothing else; `decode` takes
             int64 [B, h, w] and returns images [B, 3, S, S]. Modules are set to evaluation. A pair
             of modules makes smaller files: each holds its own weights only.
-        directory: to write; its name becomes the tokenizer's.
+        directory: Directory to write; its name becomes the tokenizer's.
         frame_size: S, in pixels.
-        codebook_size: number of different tokens.
-        batch_size: frames that the programs take, for networks that cannot take any number.
+        codebook_size: Number of different tokens.
+        batch_size: Frames that the programs take, for networks that cannot take any number.
 
     Returns:
         The tokenizer, loaded from the directory.

@@ -23,8 +23,9 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from maskflow_jax.tokenizers.patch_vq import PatchVQ, PatchVQConfig, abstract_patch_vq, to_patches
+from maskflow_jax.tokenizers.psnr import psnr
 from maskflow_jax.tokenizers.vqgan import nearest_code
-from maskflow_jax.tokenizers.vqgan_training import kmeans, psnr
+from maskflow_jax.tokenizers.vqgan_training import kmeans
 
 _ENCODED_AT_ONCE = 256  # frames
 _WARM_UP_STEPS = 50
@@ -100,7 +101,7 @@ def train(
             if (step + 1) % config.save_every == 0 or step + 1 == config.num_steps:
                 saved.save(step + 1, args=ocp.args.StandardSave(state))
                 saved.wait_until_finished()
-                values = {"psnr": float(psnr(metrics["error"]))}
+                values = {"psnr": float(psnr(metrics["error"], value_range=2.0))}
                 report(step + 1, _parameters(state), values)
     return _parameters(state)
 

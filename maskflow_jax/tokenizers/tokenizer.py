@@ -31,6 +31,7 @@ from maskflow_jax.tokenizers.architectures import (
     config_from_json,
     config_to_json,
 )
+from maskflow_jax.tokenizers.pixels import to_uint8, to_unit_range
 
 if TYPE_CHECKING:
     from maskflow_jax.tokenizers.exported import ExportedTokenizer
@@ -39,24 +40,14 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 DTYPES = ("float32", "bfloat16")
 
 
-def to_unit_range(frames: jax.Array | np.ndarray) -> jax.Array:
-    """Maps uint8 pixels to float32 in [-1, 1]."""
-    return frames.astype(jnp.float32) / 127.5 - 1
-
-
-def to_uint8(images: jax.Array) -> jax.Array:
-    """Maps float pixels, clipped to [-1, 1], to uint8, rounding to nearest."""
-    return jnp.round((jnp.clip(images, -1, 1) + 1) * 127.5).astype(jnp.uint8)
-
-
 class Tokenizer:
     """Encodes frames to tokens and decodes tokens to frames, on all devices of this process.
 
     Attributes:
-        config: shape of the autoencoder.
-        identity: what datasets and runs record and compare: `name`, `sha256`, `codebook_size`,
+        config: Shape of the autoencoder.
+        identity: Record that datasets and runs compare: `name`, `sha256`, `codebook_size`,
             `grid` (tokens along the two sides of a frame) and `frame_size` in pixels.
-        batch_size: frames handled by one call of the network, on all devices together; the last
+        batch_size: Frames handled by one call of the network, on all devices together; the last
             batch is padded, so the network is compiled once.
     """
 
@@ -74,14 +65,14 @@ class Tokenizer:
         """Prepares the network.
 
         Args:
-            config: shape of the autoencoder.
-            params: its parameters, float32.
-            name: for `identity`.
-            sha256: for `identity`.
-            batch_size: frames of one call, rounded up to a multiple of the devices; by default 64
+            config: Shape of the autoencoder.
+            params: Its parameters, float32.
+            name: For `identity`.
+            sha256: For `identity`.
+            batch_size: Frames of one call, rounded up to a multiple of the devices; by default 64
                 or as many as `memory_gb` holds.
-            memory_gb: memory of each device to use for frames under way, in 1e9 bytes, estimated.
-            dtype: of the convolutions, "float32" or "bfloat16". The codebook, the distances to it
+            memory_gb: Memory of each device to use for frames under way, in 1e9 bytes, estimated.
+            dtype: Of the convolutions, "float32" or "bfloat16". The codebook, the distances to it
                 and statistics are always float32; bfloat16 changes some tokens and a grey level
                 here and there, so make a dataset with one of them.
 
@@ -118,9 +109,9 @@ class Tokenizer:
         """Loads a tokenizer from a directory, or from a name shipped with the package.
 
         Args:
-            path: a directory with `config.json` and `model.safetensors`, or a name such as "maze",
+            path: A directory with `config.json` and `model.safetensors`, or a name such as "maze",
                 or a directory that `export_tokenizer` wrote.
-            **kwargs: passed on to the constructor: `batch_size`, `memory_gb`, `dtype`.
+            **kwargs: Passed on to the constructor: `batch_size`, `memory_gb`, `dtype`.
 
         Raises:
             FileNotFoundError: if neither a directory nor a shipped tokenizer of that name exists.
@@ -186,7 +177,7 @@ class Tokenizer:
         """Decodes tokens.
 
         Args:
-            tokens: integers [F, h, w] in [0, codebook_size).
+            tokens: Integers [F, h, w] in [0, codebook_size).
 
         Returns:
             Frames uint8 [F, S, S, 3].
@@ -271,9 +262,9 @@ def unflatten_parameters(
     """Arranges arrays named by dotted paths as the parameters of `VQGAN(config)`.
 
     Args:
-        flat: dotted parameter path to array.
-        config: the autoencoder they belong to.
-        source: where they come from, for the error.
+        flat: Dotted parameter path to array.
+        config: The autoencoder they belong to.
+        source: Origin of the arrays, for the error.
 
     Returns:
         The nested parameter dict.

@@ -25,17 +25,17 @@ class VQGANConfig:
     """Shape of the autoencoder; the defaults are SD-VQ-f8's.
 
     Attributes:
-        frame_size: side of the square input in pixels.
-        base_width: channels at full resolution.
-        width_multipliers: channels of each resolution level over `base_width`; every level but the
+        frame_size: Side of the square input in pixels.
+        base_width: Channels at full resolution.
+        width_multipliers: Channels of each resolution level over `base_width`; every level but the
             last halves the resolution.
-        num_res_blocks: residual blocks per level (the decoder has one more).
-        attention_resolutions: sides in pixels at which a level attends after each residual block.
-        z_channels: channels of the encoder's output and the decoder's input.
-        embed_dim: width of a codebook entry.
-        codebook_size: number of codebook entries K.
-        norm_groups: groups of every group normalisation; 32 in all published checkpoints.
-        middle_attention: attends at the coarsest resolution, between two residual blocks.
+        num_res_blocks: Residual blocks per level (the decoder has one more).
+        attention_resolutions: Sides in pixels at which a level attends after each residual block.
+        z_channels: Channels of the encoder's output and the decoder's input.
+        embed_dim: Width of a codebook entry.
+        codebook_size: Number of codebook entries K.
+        norm_groups: Groups of every group normalisation; 32 in all published checkpoints.
+        middle_attention: Attends at the coarsest resolution, between two residual blocks.
     """
 
     frame_size: int = 256

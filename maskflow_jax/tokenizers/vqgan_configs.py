@@ -1,9 +1,9 @@
 """The shape of a published VQ autoencoder: by its name, its config file, or its weights alone.
 
-Weights tell everything but two numbers: the groups of their normalisations, 32 in all published
-models, and the size of the frames, for which any multiple of the downsampling factor fits. The
-network that attends at 32 pixels of 256 is the one that attends at 16 of 128, so attention follows
-the resolution level, not the number in the config.
+Everything but two numbers follows from the weights: the groups of their normalisations, 32 in all
+published models, and the size of the frames, for which any multiple of the downsampling factor
+fits. The network that attends at 32 pixels of 256 is the one that attends at 16 of 128, so
+attention follows the resolution level, not the number in the config.
 
 Sources: the model zoos of latent-diffusion (vq-*) and taming-transformers (vqgan_imagenet_f16_*).
 """
@@ -35,7 +35,7 @@ PRESETS = {
     "taming-f16-16384": VQGANConfig(z_channels=256, embed_dim=256, **_F16),
 }
 
-# Settings of `ddconfig` that only work as given; where one is absent, this is its meaning.
+# Settings of `ddconfig` that only work as given; an absent one has this value.
 _ONLY = {
     "in_channels": 3,
     "out_ch": 3,
@@ -59,8 +59,8 @@ def at_frame_size(config: VQGANConfig, frame_size: int) -> VQGANConfig:
     """The same network for frames of another size: it attends at the same levels.
 
     Args:
-        config: an autoencoder.
-        frame_size: side of the frames in pixels.
+        config: An autoencoder.
+        frame_size: Side of the frames in pixels.
 
     Raises:
         ValueError: if the size is not a multiple of the downsampling factor.
@@ -89,12 +89,12 @@ def config_from_weights(weights: Mapping[str, np.ndarray], frame_size: int | Non
     """Reads an autoencoder's config off the names and shapes of its weights.
 
     Args:
-        weights: torch parameter names to arrays, as `vqgan_torch.autoencoder_weights` returns them.
-        frame_size: side of the frames in pixels; None if the weights are those of a preset, whose
+        weights: Torch parameter names to arrays, as `vqgan_torch.autoencoder_weights` returns them.
+        frame_size: Side of the frames in pixels; None if the weights are those of a preset, whose
             size then applies.
 
     Raises:
-        ValueError: with all that the weights do not tell.
+        ValueError: naming everything that does not follow from the weights.
     """
     settings = _settings_of(weights)
     levels = settings.pop("attention_levels")
@@ -111,7 +111,7 @@ def config_from_weights(weights: Mapping[str, np.ndarray], frame_size: int | Non
         return PRESETS[name]
     found = ", ".join(f"{name} {value}" for name, value in settings.items())
     raise ValueError(
-        f"the weights ({found}) are of no preset and do not tell all; needed:\n"
+        f"the weights ({found}) are of no preset and leave something open; needed:\n"
         f"  the size of the frames: frame_size, a multiple of {factor}, best that of its training, "
         "or config_file, the model's own config.yaml (ddconfig.resolution)"
     )
@@ -121,8 +121,8 @@ def config_from_settings(settings: Mapping[str, Any], *, source: str) -> VQGANCo
     """Reads a config file of LDM or taming-transformers, or of this project.
 
     Args:
-        settings: contents of the file: a `model` section, its `params`, or our config.json.
-        source: name of the file, for errors.
+        settings: Contents of the file: a `model` section, its `params`, or our config.json.
+        source: Name of the file, for errors.
 
     Raises:
         ValueError: with all that is missing or not supported.

@@ -47,7 +47,7 @@ def autoencoder_weights(
     """Picks the autoencoder out of a checkpoint.
 
     Args:
-        state_dict: torch parameter names to arrays.
+        state_dict: Torch parameter names to arrays.
 
     Returns:
         The autoencoder's arrays under the names that a `VQModel` gives them, and how many others
@@ -82,8 +82,8 @@ def from_torch(state_dict: Mapping[str, np.ndarray], config: VQGANConfig) -> dic
     """Converts a torch state dict of an LDM or taming `VQModel`.
 
     Args:
-        state_dict: torch parameter names to arrays.
-        config: the autoencoder they belong to.
+        state_dict: Torch parameter names to arrays.
+        config: The autoencoder they belong to.
 
     Returns:
         The nested parameter dict of `VQGAN(config)`, float32.

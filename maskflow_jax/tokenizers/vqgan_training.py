@@ -27,12 +27,12 @@ class VQTrainingConfig:
     """Settings of the optimisation.
 
     Attributes:
-        num_steps: optimiser steps.
-        warm_up_steps: first steps, in which latents are not quantised.
+        num_steps: Optimiser steps.
+        warm_up_steps: First steps, in which latents are not quantised.
         learning_rate: Adam's peak rate, decayed to 1% of it by a half cosine.
-        commitment: weight of the commitment term.
-        code_decay: decay of a code's running mean, per step.
-        dead_below: a code chosen fewer times than this per batch, on running average, is revived.
+        commitment: Weight of the commitment term.
+        code_decay: Decay of a code's running mean, per step.
+        dead_below: A code chosen fewer times than this per batch, on running average, is revived.
         kmeans_iterations: Lloyd iterations that place the codebook after the warm-up.
     """
 
@@ -49,9 +49,9 @@ class VQTrainState(struct.PyTreeNode):
     """Everything that training changes.
 
     Attributes:
-        step: int32 scalar.
-        params: parameters of `VQGAN`, the codebook included.
-        opt_state: optax state.
+        step: Int32 scalar.
+        params: Parameters of `VQGAN`, the codebook included.
+        opt_state: Optax state.
         code_counts: float [K], running mean of how often each code is chosen in a batch.
         code_sums: float [K, C], running mean of the sum of the latents that chose it.
     """
@@ -67,8 +67,8 @@ def build(model: VQGANConfig, config: VQTrainingConfig) -> tuple[Callable, Calla
     """Builds the functions of a training run.
 
     Args:
-        model: the autoencoder.
-        config: the optimisation.
+        model: The autoencoder.
+        config: The optimisation.
 
     Returns:
         `init(key) -> state`, `train_step(state, key, images) -> (state, metrics)` (jitted, the
@@ -141,11 +141,11 @@ def update_codebook(
     """Moves each code to the running mean of its latents and revives dead codes.
 
     Args:
-        key: chooses the latents that dead codes are moved onto.
-        state: holds the running counts and sums.
+        key: Random key for the latents that dead codes are moved onto.
+        state: Train state with the running counts and sums.
         latents: float [N, C], one batch.
-        tokens: int32 [N], the code of each latent.
-        config: the decay and the threshold of death.
+        tokens: Int32 [N], the code of each latent.
+        config: Decay, and threshold below which a code is dead.
 
     Returns:
         The codebook [K, C], the counts [K] and the sums [K, C].
@@ -169,10 +169,10 @@ def kmeans(key: jax.Array, points: jax.Array, num_centres: int, iterations: int)
     """Lloyd's algorithm from random points; an empty cluster moves to a random point.
 
     Args:
-        key: chooses the points.
+        key: Random key for the first centres.
         points: float [N, C] with N >= num_centres.
-        num_centres: number of centres K.
-        iterations: number of Lloyd iterations.
+        num_centres: Number of centres K.
+        iterations: Number of Lloyd iterations.
 
     Returns:
         Centres float [K, C].

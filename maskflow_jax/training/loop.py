@@ -4,6 +4,7 @@ The loop stops in three ways: at `num_steps`; on SIGTERM, after saving, so that 
 goes on where it was; on a loss or gradient that is not finite, before such a state is saved.
 """
 
+import dataclasses
 import math
 import signal
 import time
@@ -56,32 +57,38 @@ class Preemption:
         return multihost_utils.reached_preemption_sync_point(step)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the loop puts together.
+
+    Attributes:
+        train_step: From `make_train_step`.
+        batches: The checkpointable iterator of token clips [B, T, H, W], this process's share.
+        evaluate: Averaged parameters -> validation scalars.
+        checkpoints: Where the run is saved.
+        writer: Where the scalars go.
+        hooks: Called as `hook(step, state)`, for previews and the like.
+    """
+
+    train_step: Callable
+    batches: Iterator[np.ndarray]
+    evaluate: Callable[[dict], Mapping[str, float]]
+    checkpoints: Checkpoints
+    writer: MetricWriter
+    hooks: Iterable[Hook] = ()
+
+
 def train_loop(
-    *,
-    state: TrainState,
-    train_step: Callable,
-    key: jax.Array,
-    batches: Iterator[np.ndarray],
-    evaluate: Callable[[dict], Mapping[str, float]],
-    checkpoints: Checkpoints,
-    config: dict,
-    run: RunConfig,
-    writer: MetricWriter,
-    hooks: Iterable[Hook] = (),
+    parts: Parts, state: TrainState, key: jax.Array, run: RunConfig, config: dict
 ) -> tuple[TrainState, bool]:
     """Trains from `state` to `run.num_steps`.
 
     Args:
-        state: the state to go on from.
-        train_step: from `make_train_step`.
-        key: the run's PRNG key.
-        batches: the checkpointable iterator of token clips [B, T, H, W], this process's share.
-        evaluate: averaged parameters to validation scalars.
-        checkpoints: where the run is saved.
-        config: the resolved settings, stored in every checkpoint.
-        run: lengths and intervals.
-        writer: where the scalars go.
-        hooks: called as `hook(step, state)`, for previews and the like.
+        parts: What the loop puts together.
+        state: The state to go on from.
+        key: The run's PRNG key.
+        run: Lengths and intervals.
+        config: The settings as JSON values, stored in every checkpoint.
 
     Returns:
         The last state, and whether the run is finished (False after SIGTERM).
@@ -90,6 +97,8 @@ def train_loop(
         NonFiniteLossError: with the step and the gradient norms; the last checkpoint stays good.
         CheckpointError: if a checkpoint could not be written.
     """
+    train_step, batches, evaluate = parts.train_step, parts.batches, parts.evaluate
+    checkpoints, writer, hooks = parts.checkpoints, parts.writer, parts.hooks
     mesh = state["step"].sharding.mesh
     step = first = int(state["step"])
     progress = _Progress(first, run.num_steps)
@@ -98,7 +107,7 @@ def train_loop(
         logging.info(
             "step %d of %d: nothing left to train; raise run.num_steps", step, run.num_steps
         )
-        # The last look may have been cut off, for it comes after the last save.
+        # The previous run may have stopped before its final validation, which follows the save.
         _look(step, state, evaluate, writer, hooks)
     with Preemption() as preemption:
         while step < run.num_steps:

@@ -135,10 +135,9 @@ def make_train_step(
         state: a state, for the shardings that the step keeps.
 
     Returns:
-        `train_step(state, key, tokens) -> (state, metrics)`, jitted, the state donated. `key` is
-        the run's key: the step's own is folded from it and the step number. Metrics are float32
-        scalars: `loss`, `accuracy`, `masked` (share of masked tokens), `grad_norm`, and a dict
-        `grad_norms` with the norm of each top-level part of the model.
+        `train_step(state, key, tokens) -> (state, metrics)`, jitted, the state donated; the step's
+        key is folded from the run's `key` and the step number. Metrics are float32 scalars: `loss`,
+        `accuracy`, `masked` (share of masked tokens), `grad_norm`, and a dict `grad_norms`.
     """
     mesh = state["step"].sharding.mesh
     layout = Layout(mesh, flow.frame_block)

@@ -19,7 +19,7 @@ from maskflow_jax.data.pipeline import clip_batches, eval_clips
 from maskflow_jax.parallel import sharding
 from maskflow_jax.training.building import make_flow, model_builder
 from maskflow_jax.training.checkpoints import Checkpoints
-from maskflow_jax.training.loop import Hook, train_loop, validate
+from maskflow_jax.training.loop import Hook, Parts, train_loop, validate
 from maskflow_jax.training.metrics import MetricWriter
 from maskflow_jax.training.optimizer import make_optimizer
 from maskflow_jax.training.state import abstract_state, init_state, parameter_count
@@ -105,20 +105,17 @@ def train(
                 writer=writer,
             )
             eval_step = make_eval_step(graphdef, flow, mesh)
-            _, finished = train_loop(
-                state=state,
+            parts = Parts(
                 train_step=make_train_step(graphdef, flow, optimizer, config.optimizer, state),
-                key=train_key,
                 batches=batches,
                 evaluate=lambda params: validate(
                     eval_step, params, eval_clips(validation, **clips), mesh
                 ),
                 checkpoints=checkpoints,
-                config=to_dict(config),
-                run=config.run,
                 writer=writer,
                 hooks=[make_hook(run) for make_hook in hooks],
             )
+            _, finished = train_loop(parts, state, train_key, config.run, to_dict(config))
     return finished
 
 

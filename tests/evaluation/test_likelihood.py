@@ -1,4 +1,7 @@
-"""Held-out cross-entropy after a clean context, and what a cached context is said to cost."""
+"""Validation cross-entropy after a clean context, and what a cached context is said to cost."""
+
+import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +9,30 @@ import numpy as np
 import pytest
 from distributions import quick_jit
 from flax import nnx
-from launch.cache_costs import as_markdown, compare
-from launch.rollouts import Run
-from test_context_cache import SIDE, B, K, T, network
 from tiny import TOKENIZER, quick_compilation, random_params, tiny_config
 
 from maskflow_jax.evaluation.likelihood import context_cross_entropy
 from maskflow_jax.flow.schedules import make_schedule
+from maskflow_jax.generation.cache_costs import as_markdown, compare
+from maskflow_jax.generation.trained_model import TrainedModel
+from maskflow_jax.models.latte import Latte, LatteConfig
 from maskflow_jax.training.building import model_builder
+
+K, T, SIDE, B = 7, 5, 4, 2
+
+
+@functools.cache
+def network(isolated_context):
+    config = LatteConfig(
+        codebook_size=K, depth=4, width=16, num_heads=2, isolated_context=isolated_context
+    )
+
+    def build():
+        return Latte(config, nnx.Rngs(0))
+
+    params = jax.tree.map(jnp.asarray, random_params(build, scale=0.3))
+    return nnx.merge(nnx.graphdef(nnx.eval_shape(build)), params)
+
 
 TOKENS = jax.random.randint(jax.random.key(0), (B, T, SIDE, SIDE), 0, K)
 VALID = jnp.array([True, False])
@@ -68,7 +87,7 @@ def run():
     build = model_builder(config)
     params = jax.tree.map(jnp.asarray, random_params(lambda: build(nnx.Rngs(0)), scale=0.3))
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
-    return Run(config=config, graphdef=graphdef, params=params)
+    return TrainedModel(config=config, graphdef=graphdef, params=params, step=0, directory=Path())
 
 
 class Videos:
@@ -95,5 +114,5 @@ def test_a_run_is_measured_with_and_without_a_cache(run):
     table = as_markdown([row])
     assert "| runs/x | 2 |" in table
     assert len({line.count("|") for line in table.splitlines()}) == 1
-    with pytest.raises(ValueError, match="context_frames=4: y has clips of 4 frames"):
+    with pytest.raises(ValueError, match="context_frames is 4: y has clips of 4 frames"):
         compare("y", run, Videos(), 4, batch_size=2, passes=1)

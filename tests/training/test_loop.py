@@ -13,7 +13,7 @@ from tiny import host_copy
 from maskflow_jax.config import RunConfig
 from maskflow_jax.parallel import sharding
 from maskflow_jax.training.checkpoints import Checkpoints
-from maskflow_jax.training.loop import NonFiniteLossError, Preemption, train_loop
+from maskflow_jax.training.loop import NonFiniteLossError, Parts, Preemption, train_loop
 
 CONFIG = {"seed": 0}
 
@@ -64,18 +64,17 @@ class Loop:
         defaults = {"log_every": 2, "eval_every": 3, "checkpoint_every": 4, "hook_every": 5}
         checkpoints, batches = Checkpoints(self.workdir), self.world.batches()
         try:
-            return train_loop(
-                state=checkpoints.restore(self.initial(), batches) or self.initial(),
+            parts = Parts(
                 train_step=self.train_step,
-                key=jax.random.key(0),
                 batches=batches,
                 evaluate=self.evaluate,
                 checkpoints=checkpoints,
-                config=CONFIG,
-                run=RunConfig(**{**defaults, **settings}),
                 writer=self.writer,
                 hooks=[lambda step, state: self.hooked.append((step, int(state["step"])))],
             )
+            state = checkpoints.restore(self.initial(), batches) or self.initial()
+            run = RunConfig(**{**defaults, **settings})
+            return train_loop(parts, state, jax.random.key(0), run, CONFIG)
         finally:
             checkpoints.close()
 

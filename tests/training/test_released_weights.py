@@ -155,7 +155,8 @@ def test_export_without_torch_has_the_average(world, weights, tmp_path):
     export_checkpoint(tmp_path / "run", tmp_path / "out.safetensors")
     state = read_torch_file(tmp_path / "out.safetensors").state_dict()
     assert_same(latte_torch.from_torch(state, latte_of(world)), params)
-    assert state["pos_embed"].shape == (1, 4, 16)
+    patches = (4 // latte_of(world).patch_size) ** 2
+    assert state["pos_embed"].shape == (1, patches, 16)
     assert state["temp_embed"].shape == (1, 4, 16)
 
 

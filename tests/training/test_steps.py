@@ -19,6 +19,7 @@ from maskflow_jax.flow.schedules import quadratic
 from maskflow_jax.flow.weighting import WEIGHTINGS, snr
 from maskflow_jax.parallel import sharding
 from maskflow_jax.training.building import model_builder
+from maskflow_jax.training.loop import validate
 from maskflow_jax.training.objective import Layout, weighted_head_loss
 from maskflow_jax.training.state import init_state
 from maskflow_jax.training.steps import TIME_BINS, make_eval_step, make_train_step

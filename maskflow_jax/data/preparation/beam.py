@@ -1,7 +1,7 @@
-"""Preparation on Apache Beam: the same work on each item, on whatever runs Beam's pipelines.
+"""Preparation on Apache Beam: the same work on each item, on any runner of Beam's pipelines.
 
 The pipeline fills the work directory, which all workers must share; the dataset is then assembled
-from it as always. Items that are done are passed over, so a pipeline can be started again.
+from it as usual. Items that are done are skipped, so a pipeline can be started again.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ except ImportError as error:
 
 
 class PrepareItem(beam.DoFn):
-    """Does one item, and yields its id."""
+    """Prepares one item and yields its id."""
 
     def __init__(self, preparation: Preparation, make_encoder: Callable[[], Encoder]):
         self._preparation, self._make_encoder = preparation, make_encoder
@@ -45,13 +45,13 @@ def run_pipeline(
     make_encoder: Callable[[], Encoder],
     options: Sequence[str] = (),
 ) -> None:
-    """Does items in a Beam pipeline and waits for its end.
+    """Prepares items in a Beam pipeline and waits for its end.
 
     Args:
-        preparation: what to do; every worker must see the files and the output's folder.
-        items: of its source.
-        make_encoder: makes the tokenizer; it is called on the workers and must be picklable.
-        options: Beam's own, such as "--runner=FlinkRunner"; the local runner by default.
+        preparation: Preparation; every worker must see the files and the output's folder.
+        items: Items of its source.
+        make_encoder: Function that makes the tokenizer on the workers; must be picklable.
+        options: Options of Beam, such as "--runner=FlinkRunner"; the local runner by default.
     """
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
         _ = (

@@ -1,11 +1,11 @@
 """Decoders: a thread, or several processes, that read items ahead of the encoder.
 
-A bounded queue lies between the decoders and the one encoder, so that decoding overlaps encoding
-and memory is bounded by a few batches, however long a video is.
+A bounded queue connects the decoders to the one encoder, so that decoding overlaps encoding and
+memory is bounded by a few batches, however long a video is.
 
-FFmpeg decodes on several cores and without Python's lock, so one thread goes far. Processes pay
-where an accelerator encodes faster than that. JAX stays out of them: the accelerator belongs to the
-process that encodes. They end with it, even if it is killed.
+FFmpeg decodes on several cores and without Python's lock, so one thread is often enough. Processes
+help where an accelerator encodes faster than that. They do not use JAX, since the accelerator
+belongs to the process that encodes, and they end with it, even if it is killed.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ from maskflow_jax.data.sources.items import Item
 Message = tuple[int, np.ndarray | Outcome]  # index of the item, its next batch or its end
 
 _BATCHES_AHEAD = 2  # in the queue, for each decoder
-_LOOK = 0.2  # seconds between looks at whether the other side is still there
+_LOOK = 0.2  # seconds between checks whether the other side is still running
 
 
 class _StoppedError(Exception):
-    """The encoder wants no more."""
+    """The encoder needs no more frames."""
 
 
 class DecoderDiedError(RuntimeError):
@@ -47,14 +47,14 @@ def decoded(
     batch_size: int,
     workers: int = 0,
 ) -> Iterator[Iterator[Message]]:
-    """Reads items in the background, for the time of a `with` block.
+    """Reads items in the background during a `with` block.
 
     Args:
-        source: that the items are from.
-        items: to read.
-        transform: of their frames.
-        batch_size: frames of a batch.
-        workers: processes to read with; 0 reads in a thread.
+        source: Source of the items.
+        items: Items to read.
+        transform: Transform of their frames.
+        batch_size: Number of frames of a batch.
+        workers: Number of processes that read; 0 reads in a thread.
 
     Yields:
         An iterator of messages `(index, batch or Outcome)`. Those of one item come in order and end
@@ -132,7 +132,7 @@ def _start_processes(job: tuple, items: Sequence[Item], workers: int) -> Iterato
                     f"a decoding process ended with code {process.exitcode} {at}: if it does so "
                     "again, move that file away; if memory ran out, lower workers or batch_size; "
                     "in a script of your own, start workers below `if __name__ == '__main__':`. "
-                    "What is done is kept"
+                    "Finished items are kept"
                 )
 
     try:
@@ -161,7 +161,7 @@ def _work(
     stopped: Callable[[], bool],
     note: Callable[[int], None],
 ) -> None:
-    """Reads the items that `tasks` gives until it gives None, and notes which it is at."""
+    """Reads items from `tasks` until it returns None, and reports the current one to `note`."""
     source, transform, batch_size = job
     try:
         while (task := _get(tasks, stopped)) is not None:

@@ -1,7 +1,7 @@
-"""Reading one item: its frames in batches, then what is known of it.
+"""Reading one item: its frames in batches, then its facts.
 
-A batch holds frames of one item only, from the item's first on: its tokens depend on nothing else,
-whatever the number of workers and after any restart.
+A batch holds frames of one item only, starting with its first. So the tokens of an item depend on
+nothing else, neither on the number of workers nor on restarts.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ class Outcome:
     """How reading an item ended.
 
     Attributes:
-        facts: what is known, as far as reading came: of the files `bytes`, `state`, `sha256`; of
+        facts: Known facts, as far as the item was read: of the files `bytes`, `state`, `sha256`; of
             the video `source_frames` (those read), `source_fps`, `width`, `height`; of the result
             `frames`, `fps`.
-        failure: why the item cannot be used; None if it can.
-        seconds: that the decoder was busy, waiting for the encoder not counted.
+        failure: Reason why the item cannot be used; None if it can.
+        seconds: Time that the decoder was busy, without waiting for the encoder.
     """
 
     facts: dict[str, Any]
@@ -41,14 +41,14 @@ def decode_item(
     """Reads one item.
 
     Args:
-        source: that the item is from.
-        item: to read.
-        transform: of its frames.
-        batch_size: frames of a batch, B.
+        source: Source of the item.
+        item: Item to read.
+        transform: Transform of its frames.
+        batch_size: Frames of a batch, B.
 
     Yields:
-        uint8 [B, size, size, 3], the last perhaps shorter; at the end an `Outcome`. What is wrong
-        with the item is told there, and all batches before are void then.
+        uint8 [B, size, size, 3], the last possibly shorter; at the end an `Outcome`. If it states a
+        failure, the batches before it are not to be used.
     """
     clock, facts, failure = _Clock(), {}, None
     try:
@@ -81,11 +81,11 @@ def _finish(
 
 
 class _Seen:
-    """Passes a video's frames on and notes what they were.
+    """Passes the frames of a video on and records their number, rate and size.
 
     Attributes:
-        rate: mean frames per second; 0 if unknown.
-        pixel_hash: of the frames' sizes and pixels, for items that are no files.
+        rate: Mean frames per second; 0 if unknown.
+        pixel_hash: Digest of the frames' sizes and pixels, for items that are no files.
     """
 
     def __init__(self, frames: Iterator[TimedFrame], facts: dict[str, Any]):

@@ -46,7 +46,7 @@ class FrameTransform:
     downsample: str = "box"
 
     def __post_init__(self):
-        """Raises ValueError for what cannot be done."""
+        """Raises ValueError for settings that cannot be applied."""
         for name in ("size", "frame_interval", "min_frames", "max_frames"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -86,8 +86,8 @@ def transform_frames(
     The source is read to its end, unless `max_frames` are reached before.
 
     Args:
-        frames: the video; starts must not decrease.
-        transform: what to do.
+        frames: Frames of the video; starts must not decrease.
+        transform: Transform to apply.
 
     Yields:
         uint8 [size, size, 3].
@@ -114,8 +114,8 @@ def transform_frames(
 def resample(frames: Iterable[TimedFrame], fps: float) -> Iterator[np.ndarray]:
     """Yields the pixels that are shown at times 0, 1 / fps, 2 / fps, ... after the first frame.
 
-    The last frame is shown for its duration; where the file does not tell it, for the mean of the
-    others' times, and a single frame is shown once.
+    The last frame is shown for its duration; where that is unknown, for the mean of the other
+    frames' times. A single frame is shown once.
     """
     shown, count, first, index = None, 0, 0.0, 0
     for frame in frames:
@@ -142,7 +142,7 @@ def fit(pixels: np.ndarray, transform: FrameTransform) -> np.ndarray:
 
     Args:
         pixels: uint8 [H, W, 3].
-        transform: `crop`, `shortest_side`, `size` and the filters are used.
+        transform: Transform, of which `crop`, `shortest_side`, `size` and the filters are used.
 
     Returns:
         uint8 [size, size, 3].

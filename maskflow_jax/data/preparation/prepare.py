@@ -5,8 +5,8 @@
         frames={"fps": 8}, settings=PreparationSettings(test_fraction=0.1),
     )
 
-What is done so far lies in a work directory beside the output: the same call goes on from there,
-whatever stopped the one before. Several machines share the work by shards or by a Beam pipeline.
+Finished items are kept in a work directory beside the output, and the same call goes on from there
+after an interruption. Several machines share the work by shards or by a Beam pipeline.
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ def prepare_dataset(
         FileExistsError: if the output is taken.
         FileNotFoundError: if the input or the tokenizer is missing.
         ImportError: if a package that the source needs is missing.
-        PreparationError: if the work cannot go on; what is done is kept.
+        PreparationError: if the work cannot go on; finished items are kept.
         ValueError: for settings that are unknown, missing or impossible.
     """
     output = Path(output).expanduser().resolve()  # a link's target is written, not the link

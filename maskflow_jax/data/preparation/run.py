@@ -1,8 +1,8 @@
 """From the items of a source to their tokens in a work directory: decode, transform, encode, write.
 
-Each item passes on its own, so that work can be interrupted, repeated and shared between machines:
-a shard does the items whose id hashes to it. Whoever does an item, its files in the work directory
-are the same. `assembly` makes the dataset of them.
+Each item is prepared by itself, so that work can be interrupted, repeated and shared by machines: a
+shard prepares the items whose id hashes to it. The files of an item in the work directory are the
+same on every machine. `assembly` makes the dataset from them.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from maskflow_jax.data.sources.items import Item, describe, stable_hash
 
 
 class Encoder(Protocol):
-    """What is needed of a tokenizer; `Tokenizer` is one."""
+    """The part of a tokenizer that preparation needs; `Tokenizer` has it."""
 
     identity: dict[str, Any]
     batch_size: int
@@ -34,15 +34,15 @@ class Encoder(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """What is to be prepared, and where.
+    """Which videos are prepared, how and where to.
 
     Attributes:
-        source: of the videos.
-        transform: of their frames.
-        tokenizer: the encoder's identity.
-        batch_size: frames that it takes at once; noted, as it may decide about last bits.
-        output: directory of the dataset to come.
-        dtype: that it computes in; decides about some tokens.
+        source: Source of the videos.
+        transform: Transform of their frames.
+        tokenizer: Identity of the encoder.
+        batch_size: Frames that it takes at once; recorded, as rounding may depend on it.
+        output: Directory of the dataset.
+        dtype: Type that it computes in; some tokens depend on it.
     """
 
     source: Any
@@ -53,7 +53,7 @@ class Preparation:
     dtype: str = "float32"
 
     def __post_init__(self):
-        """Raises ValueError for tokens that cannot be stored, or frames of another size."""
+        """Raises ValueError for tokens that cannot be stored or frames of another size."""
         size, side = self.tokenizer["codebook_size"], self.tokenizer["frame_size"]
         if size > MAX_CODEBOOK_SIZE:
             raise ValueError(
@@ -70,7 +70,7 @@ class Preparation:
         """The directory beside the output; ValueError if it was made with other settings."""
         tokenizer = {key: value for key, value in self.tokenizer.items() if key != "name"}
         transform = self.transform.describe()
-        del transform["min_frames"]  # `assembly` sees to it
+        del transform["min_frames"]  # applied by `assembly`
         settings = {
             "tokenizer": tokenizer,
             "batch_size": self.batch_size,
@@ -81,7 +81,7 @@ class Preparation:
         return WorkDirectory(self.output.with_name(self.output.name + ".work"), settings)
 
     def describe(self) -> dict[str, Any]:
-        """What a dataset says of its making; `fps` is None if the videos keep their own."""
+        """What the dataset records of its preparation; `fps` is None if the videos keep theirs."""
         settings = describe(self.source)
         rate = self.transform.fps or settings.get("fps")
         return {
@@ -95,14 +95,14 @@ class Preparation:
 
 @dataclasses.dataclass
 class Throughput:
-    """What passed, and how long it took.
+    """Numbers of frames and durations.
 
     Attributes:
-        frames: that were encoded.
-        decode_seconds: that decoders were busy, added up over all of them.
-        encode_seconds: that the encoder was busy.
-        seconds: that passed meanwhile.
-        decoders: that worked side by side.
+        frames: Number of encoded frames.
+        decode_seconds: Time that decoders were busy, summed over all of them.
+        encode_seconds: Time that the encoder was busy.
+        seconds: Time that passed.
+        decoders: Number of decoders that worked in parallel.
     """
 
     frames: int = 0
@@ -146,19 +146,19 @@ def prepare_items(
     progress: bool = True,
     warm_up: bool = True,
 ) -> Throughput:
-    """Does what is not done of some items.
+    """Prepares those of some items that are not done yet.
 
     Args:
-        preparation: what to do.
-        items: of its source.
-        encoder: makes the tokens.
-        work: directory to write to.
-        workers: processes to decode with; 0 decodes in a thread.
-        progress: show a bar.
-        warm_up: compile the encoder before the clock starts.
+        preparation: Preparation of the items.
+        items: Items of its source.
+        encoder: Tokenizer.
+        work: Work directory to write to.
+        workers: Number of processes that decode; 0 decodes in a thread.
+        progress: Whether to show a progress bar.
+        warm_up: Whether to compile the encoder before the clock starts.
 
     Raises:
-        PreparationError: if the directory cannot be written; what is done is kept.
+        PreparationError: if the directory cannot be written; finished items are kept.
         DecoderDiedError: if a decoding process is killed.
     """
     todo = [item for item in items if not work.is_done(item)]

@@ -1,11 +1,11 @@
-"""What is done so far: a directory beside the dataset to come, with two files for each item.
+"""The work directory: the finished items of a preparation, two files each, beside its output.
 
-`XX/NAME.tokens` holds an item's tokens, `XX/NAME.json` its record, with NAME the hash of its id.
-Each is written under a temporary name and then renamed, the record last: an item that has a record
-is done, and nothing else counts. So a run can be killed at any moment, several can share the
-directory, and the disk can fill up.
+`XX/NAME.tokens` holds an item's tokens and `XX/NAME.json` its record; NAME is the hash of its id.
+Each is written under a temporary name and then renamed, the record last: an item is done if and
+only if it has a record. So a preparation can be killed at any moment, several processes can share
+the directory, and the disk can become full.
 
-`settings.json` says what the tokens were made with; tokens made otherwise are refused.
+`settings.json` states how the tokens were made; a preparation with other settings is refused.
 """
 
 import contextlib
@@ -27,22 +27,22 @@ _TOKENS = np.dtype("<u2")
 
 
 class PreparationError(RuntimeError):
-    """The work cannot go on; what is done stays valid, and the message says what to do."""
+    """The work cannot go on. Finished items stay valid, and the message says what to do."""
 
 
 class WorkDirectory:
     """The tokens and records of items, by id.
 
     Attributes:
-        path: the directory.
+        path: The directory.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]):
         """Opens or makes the directory.
 
         Args:
-            path: of the directory.
-            settings: what decides about the tokens, anything JSON can hold.
+            path: Path of the directory.
+            settings: Settings that the tokens depend on, anything JSON can hold.
 
         Raises:
             ValueError: if it was made with other settings.
@@ -97,9 +97,9 @@ class WorkDirectory:
             raise PreparationError(f"{file} is damaged: delete it and run again") from error
 
     def is_done(self, item: Item) -> bool:
-        """Whether an item needs no work: it has a record, and its files are those it is of.
+        """Whether an item needs no work: it has a record, and its files have not changed since.
 
-        Items that failed are tried again; what was wrong may have been put right.
+        Items that failed are tried again; their files may have been repaired.
         """
         record = self.record(item)
         if record is None or record["status"] == FAILED:
@@ -109,7 +109,7 @@ class WorkDirectory:
         return self.is_unchanged(item, record)
 
     def is_unchanged(self, item: Item, record: dict[str, Any]) -> bool:
-        """Whether an item's files are there and those that its record is of."""
+        """Whether an item's files exist and are the ones that its record was made from."""
         if not item.paths:
             return True
         try:
@@ -121,7 +121,7 @@ class WorkDirectory:
             return False
 
     def writer(self, item: Item) -> "TokenWriter":
-        """To write an item's tokens and record with."""
+        """A writer of an item's tokens and record."""
         tokens, record = self._file(item.id, ".tokens"), self._file(item.id, ".json")
         return TokenWriter(tokens, record, self._full_disk_explained)
 
@@ -160,7 +160,7 @@ class WorkDirectory:
         except OSError as error:
             raise PreparationError(
                 f"{self.path} cannot be written ({error}): make room or permit it, then start the "
-                "same command again; what is done is kept"
+                "same command again; finished items are kept"
             ) from error
 
 
@@ -184,7 +184,7 @@ class TokenWriter:
         self._frames, self._grid = self._frames + len(tokens), tokens.shape[1:]
 
     def finish(self, record: dict[str, Any]) -> None:
-        """Puts the record, and the tokens if its status is "written", in place."""
+        """Gives the record, and the tokens if its status is "written", their names."""
         with self._explained():
             if record["status"] == WRITTEN:
                 self._file.close()
@@ -200,9 +200,9 @@ class TokenWriter:
             files.write_text(self._record, json.dumps(record, sort_keys=True))
 
     def discard(self) -> None:
-        """Removes what has not been finished."""
+        """Removes the tokens of an item that was not finished."""
         if self._file is not None:
-            # The buffer of a full disk cannot be flushed; it is not wanted either.
+            # On a full disk the buffer cannot be flushed, which does not matter here.
             with contextlib.suppress(OSError):
                 self._file.close()
             self._part.unlink(missing_ok=True)

@@ -24,9 +24,9 @@ class DMLab:
     """The episodes below a folder.
 
     Attributes:
-        root: the folder; "train" and "test" in it are the splits, where there are such.
-        fps: frames per second; the files do not tell, and it only decides how samples play.
-        key: name of the array in `.npz` files.
+        root: Path of the folder; "train" and "test" in it are the splits, where they exist.
+        fps: Frames per second; the files do not state them, and only the playback depends on it.
+        key: Name of the array in `.npz` files.
     """
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({"min_frames": 36, "max_frames": 300})

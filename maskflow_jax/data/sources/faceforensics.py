@@ -1,8 +1,8 @@
 """FaceForensics: the face crops of 150x150 pixels, at 8 frames per second.
 
-The dataset is given out on request (github.com/ondyari/FaceForensics); the paper's 704 videos are
-crops of it. They are enlarged to the tokenizer's size. Videos of another size are not these crops:
-they are refused one by one, with their size.
+The dataset is available on request (github.com/ondyari/FaceForensics); the paper's 704 videos are
+crops of it. They are enlarged to the tokenizer's size. Videos of another size are not these crops
+and are refused, each with its size.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ class FaceForensics:
     """The crops, as video files in a folder or in folders of it.
 
     Attributes:
-        root: the folder.
-        split_folders: folders "train" and "test" in it are the splits.
+        root: Path of the folder.
+        split_folders: Whether the folders "train" and "test" in it are the splits.
     """
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({"fps": 8.0, "min_frames": 16})
@@ -51,9 +51,9 @@ def check_size(frame: TimedFrame, side: int, other: str) -> None:
     """Raises ValueError unless a frame has this height and width.
 
     Args:
-        frame: to check.
-        side: in pixels.
-        other: what takes other sizes, for the error.
+        frame: Frame to check.
+        side: Height and width in pixels.
+        other: Name of a source that takes other sizes, for the error.
     """
     height, width = frame.pixels.shape[:2]
     if (height, width) != (side, side):

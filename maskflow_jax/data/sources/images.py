@@ -32,9 +32,9 @@ class ImageSequence:
     """Every folder that holds images, at any depth; its id is its path.
 
     Attributes:
-        root: the outermost folder.
-        fps: frames per second of the videos.
-        split_folders: folders "train" and "test" in it are the splits.
+        root: Path of the outermost folder.
+        fps: Frames per second of the videos.
+        split_folders: Whether the folders "train" and "test" in it are the splits.
     """
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({})

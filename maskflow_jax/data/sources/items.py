@@ -1,4 +1,4 @@
-"""What a source of videos is made of: items, listed without reading them, and their contents.
+"""What a source of videos consists of: items, listed without reading them, and their contents.
 
 A source is a frozen dataclass of its settings with two methods:
 
@@ -6,8 +6,9 @@ A source is a frozen dataclass of its settings with two methods:
     open(item) -> iterator of TimedFrame      the frames of one item, one at a time
 
 and optionally `length(item) -> (frames, seconds)` by the item's header, for estimates. `DEFAULTS`
-holds what its videos are usually asked for (fields of `FrameTransform`). Sources can be pickled, as
-worker processes need it. What is wrong with an item is an OSError or a ValueError.
+holds its usual fields of `FrameTransform`. Sources can be pickled, as worker processes need it. An
+item that cannot be read raises an OSError or a ValueError. A source whose videos are tokens already
+has the method `token_videos` instead of these (`hdf5_tokens`).
 """
 
 import dataclasses
@@ -30,11 +31,12 @@ class Item:
     """One video of a source.
 
     Attributes:
-        id: unique in the source and the same on every machine, such as the path in the folder.
-        paths: the files that it is made of; none if it lies inside a dataset.
+        id: Name that is unique in the source and the same on every machine, such as the path in
+            the folder.
+        paths: Files that it is made of; none if it is part of a dataset.
         split: "train" or "test" where the source says so.
-        labels: what else the source knows, such as the class.
-        key: what the source needs to find it, beyond the paths.
+        labels: Further facts that the source knows, such as the class.
+        key: Key by which the source finds it, beyond the paths.
     """
 
     id: str
@@ -46,11 +48,11 @@ class Item:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What a source holds.
+    """The contents of a source.
 
     Attributes:
-        items: sorted by id.
-        ignored: (id, why) of the files that the source does not take.
+        items: Sorted by id.
+        ignored: (id, reason) of the files that the source does not take.
     """
 
     items: tuple[Item, ...]
@@ -184,8 +186,8 @@ def describe(source: Any, *, frames_only: bool = False) -> dict[str, Any]:
     """A source's name and settings, for records; the folder that it lies in is none of them.
 
     Args:
-        source: the source.
-        frames_only: leave out settings that only decide about splits; their fields say so by
+        source: The source.
+        frames_only: Whether to leave out settings that only affect splits; their fields have
             `metadata={"frames": False}`.
     """
     settings = {

@@ -159,7 +159,7 @@ def maze_videos(config: MazeConfig) -> Iterator[tuple[str, np.ndarray, float]]:
     One engine serves all videos and is closed when the iterator ends or is abandoned.
 
     Args:
-        config: what to render.
+        config: Settings of the videos.
 
     Yields:
         `(id, frames, fps)`: a name unique over splits, seeds and indices; uint8
@@ -184,9 +184,9 @@ def video_seeds(config: MazeConfig, index: int, attempt: int) -> tuple[int, np.r
     """Randomness of one video.
 
     Args:
-        config: names the split and the seed of the set.
-        index: of the video in its split.
-        attempt: sub-seed, 0 unless earlier attempts ended too soon.
+        config: Settings of the videos, with the split and the seed.
+        index: Index of the video in its split.
+        attempt: Sub-seed, 0 unless earlier attempts ended too soon.
 
     Returns:
         The engine's seed, even in "train" and odd in "test", and the walker's generator.
@@ -200,8 +200,8 @@ def frame_tics(num_frames: int, fps: float) -> list[int]:
     """Tics from the first frame to each frame: running time rounded, so errors never add up.
 
     Args:
-        num_frames: frames in the video.
-        fps: frames per second.
+        num_frames: Frames in the video.
+        fps: Frames per second.
 
     Returns:
         `num_frames` increasing integers, the first 0.

@@ -59,7 +59,7 @@ def floor_plan(state: Any) -> FloorPlan:
     """Lays the grid over the walls and the vest that an engine state reports.
 
     Args:
-        state: a `vizdoom.GameState` with sectors and objects.
+        state: A `vizdoom.GameState` with sectors and objects.
 
     Returns:
         The plan; around the vest, which ends an episode, it leaves no room to walk.
@@ -98,9 +98,9 @@ class Walker:
         """One action: [speed ahead, speed to the right, turn to the right], to hold a few tics.
 
         Args:
-            x: position, in map units.
-            y: position, in map units.
-            angle: heading, in degrees counterclockwise from the x axis.
+            x: Position, in map units.
+            y: Position, in map units.
+            angle: Heading, in degrees counterclockwise from the x axis.
 
         Returns:
             Speeds in Doom's units (11 tends to 3.7 map units per tic) and degrees per tic.

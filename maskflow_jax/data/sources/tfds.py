@@ -1,8 +1,9 @@
-"""Any TFDS dataset of videos by name, as it lies prepared on the disk.
+"""Any TFDS dataset of videos by name, prepared on the disk.
 
-Nothing is downloaded here: `tfds build NAME` does that. Datasets in array_record files are read at
-random and without TensorFlow, others by TFDS's slices, with it. A video of TFDS is in memory as a
-whole. Its id is `split/number`; TFDS's split "train" is for training, all others are held out.
+Nothing is downloaded here: `tfds build NAME` does that. Datasets in array_record files are read
+with random access and without TensorFlow, others by TFDS's slices, with TensorFlow. Each video is
+in memory as a whole. Its id is `split/number`; TFDS's split "train" is for training, all others are
+for testing.
 """
 
 import dataclasses
@@ -25,10 +26,10 @@ class TFDSVideos:
     """The videos of a TFDS dataset.
 
     Attributes:
-        dataset: its name, with config and version as TFDS takes them.
-        fps: frames per second of the videos.
-        root: TFDS's data directory; its default by default.
-        key: feature that holds the video; may be left out where there is but one.
+        dataset: Name of the dataset, with config and version as TFDS takes them.
+        fps: Frames per second of the videos.
+        root: TFDS's data directory; None for the usual one.
+        key: Feature that holds the video; needed where there are several.
     """
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({})

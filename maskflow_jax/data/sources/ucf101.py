@@ -1,8 +1,9 @@
 """UCF101: a folder for each class, and the official lists of training and test videos.
 
-A video's id is `Class/v_Class_gNN_cNN.avi`, as in the lists, so it carries the class; the manifest
-has it under `labels`. Without lists, folders say the class and hashes the split. Mind that clips of
-one group (`_gNN_`) are cut from one recording: hashes divide them, the official lists do not.
+A video's id is `Class/v_Class_gNN_cNN.avi`, as in the lists, so it includes the class; the manifest
+states it under `labels`. Without lists, the folder is the class and the digest decides about the
+split. Clips of one group (`_gNN_`) are cut from one recording: digests divide them, the official
+lists do not.
 """
 
 import dataclasses
@@ -21,9 +22,9 @@ class UCF101:
     """The videos of a folder that has one folder for each class.
 
     Attributes:
-        root: the folder.
-        train_list: `trainlist01.txt` or another fold's; videos in neither list are left out.
-        test_list: `testlist01.txt` or another fold's.
+        root: Path of the folder.
+        train_list: Path of `trainlist01.txt` or another fold's; videos in no list are left out.
+        test_list: Path of `testlist01.txt` or another fold's.
     """
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({})

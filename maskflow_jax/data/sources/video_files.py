@@ -17,8 +17,8 @@ class VideoFolder:
     """Every video file below a folder; its id is its path from there.
 
     Attributes:
-        root: the folder.
-        split_folders: folders "train" and "test" in it are the splits.
+        root: Path of the folder.
+        split_folders: Whether the folders "train" and "test" in it are the splits.
     """
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({})
@@ -43,9 +43,9 @@ def list_videos(root: Path, suffixes: tuple[str, ...], *, split_folders: bool) -
     """Lists the files below a folder, one item each.
 
     Args:
-        root: the folder.
-        suffixes: of the files to take, in lower case.
-        split_folders: take an item's split from its first folder.
+        root: Path of the folder.
+        suffixes: Suffixes of the files to take, in lower case.
+        split_folders: Whether the first folder of an item is its split.
     """
     taken, ignored = split_files(root, suffixes)
     items = [
