@@ -1,6 +1,8 @@
-"""Generated mazes: 64x64 frames at 10 per second, 8x8 tokens of 512 codes, clips of 16 frames.
+r"""Generated mazes: 64x64 frames at 10 per second, 8x8 tokens of 512 codes, clips of 16 frames.
 
-    python -m launch.prepare_data --source=maze --output=data/maze --tokenizer=maze
+    python -m launch.prepare_data --source=maze --output=data/maze --tokenizer=maze \
+        --source_setting=train_videos=600 --source_setting=test_videos=32 \
+        --source_setting=num_frames=240 --source_setting=seed=1
     python -m launch.train --config=configs/maze.py --workdir=runs/maze
 
 This is the recipe of the model that ships under the name "maze": 2.0 million parameters, made for

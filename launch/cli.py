@@ -10,6 +10,7 @@
 The exit code is 0 after success and `--help`, 1 after an error, or what `main` returns.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -53,8 +54,16 @@ def run(main: Callable[[list[str]], Any]) -> None:
     except Exception as error:
         if not isinstance(error, expected) or "--debug" in sys.argv:
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        _say_last(f"error: {_one_line(error)}\n")
         raise SystemExit(1) from None
+
+
+def _say_last(message: str) -> None:
+    """Prints a message and drops what the threads of libraries print while the process ends."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    os.write(stderr, message.encode())
 
 
 def _one_line(error: BaseException) -> str:

@@ -44,6 +44,8 @@ _NAMES = {
     "VideoGenerator": "generator",
     "Videos": "generation.videos",
     "default_config": "config_files",
+    "PreparationSettings": "data.preparation.settings",
+    "prepare_dataset": "data.preparation.prepare",
     "previews": "generation.previews",
     "read_config": "config_files",
     "train": "training.trainer",

@@ -24,6 +24,19 @@ def world(tmp_path_factory):
     return tiny.World(tmp_path_factory.mktemp("world") / "data")
 
 
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """A finished run, beside the folders of its dataset and tokenizer."""
+    from maskflow_jax.training.trainer import train
+
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny.write_world(folder)
+    settings = tiny.settings_of(folder, run__num_steps=3)
+    with tiny.quick_compilation():
+        assert train(settings, folder / "run")
+    return folder / "run"
+
+
 @pytest.fixture(scope="module")
 def compilation_cache(tmp_path_factory):
     """Compiles a program once for all tests of a module; the value is for other processes."""

@@ -16,16 +16,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import tiny
+from distributions import window_sampler
 from flax import nnx
 from jax.sharding import AxisType, Mesh
-from launch.rollouts import extend, make_chunk_sampler
 
 from maskflow_jax.config import OptimizerConfig
 from maskflow_jax.data.dataset import read_token_dataset
 from maskflow_jax.data.pipeline import clip_batches
+from maskflow_jax.generation.window_program import WindowProgram
 from maskflow_jax.parallel import sharding
-from maskflow_jax.sampling.rollout import Window
-from maskflow_jax.sampling.samplers import SamplerConfig, plan_rollout
+from maskflow_jax.sampling.types import RolloutRequest, Window
 from maskflow_jax.training.building import make_flow, model_builder
 from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.optimizer import make_optimizer
@@ -52,8 +52,8 @@ MOVES = {  # checkpoints: written on a mesh, read in a case
     "4x2 to 2x4": ((4, 2, 1), "fsdp and tensor"),
 }
 SAMPLERS = {
-    "mgm": SamplerConfig(name="mgm", num_steps=3),
-    "fm": SamplerConfig(name="fm", num_steps=4, top_k=K // 2),
+    "mgm": window_sampler("mgm", "quadratic", num_steps=3, independent_time=None),
+    "fm": window_sampler("fm", "quadratic", num_steps=4, decoding_top_k=K // 2),
 }
 CONTEXT, LENGTH = 2, 8  # three chunks
 VIDEOS = {  # mesh and number; five are filled up to eight
@@ -268,17 +268,18 @@ def sample_everywhere():
     context = np.random.default_rng(1).integers(0, K, (BATCH, CONTEXT, 4, 4)).astype(np.int32)
     tokens, compiled, exchanged, largest = {}, {}, {}, {}
     for name, sampler in SAMPLERS.items():
-        plan = plan_rollout(sampler, video_length=LENGTH, chunk_size=4, context_frames=CONTEXT)
-        sample_chunk = make_chunk_sampler(network(PATCH)[0], config_of(PATCH), sampler, CONTEXT)
+        request = RolloutRequest(video_length=LENGTH, chunk_size=4, context_frames=CONTEXT)
+        plan = sampler.sampler.plan(request)
+        program = WindowProgram(network(PATCH)[0], sampler, context_frames=CONTEXT, mask_id=K)
         for where, (shape, count) in VIDEOS.items():
-            params, before = place_params(shape), programs_of("sample_chunk")
-            with compilations_of("sample_chunk") as compilations:
-                chunks = extend(sample_chunk, params, context[:count], plan, mask_id=K, seed=0)
-                tokens[f"{name} {where}"] = np.concatenate(list(chunks), axis=1)
+            params, before = place_params(shape), programs_of("sample")
+            with compilations_of("sample") as compilations:
+                chunks = program.sample_videos(params, context[:count], plan, seed=0)
+                tokens[f"{name} {where}"] = np.concatenate([context[:count], *chunks], axis=1)
             compiled[f"{name} {where}"] = len(compilations)
-            for program in programs_of("sample_chunk") - before:
-                exchanged[f"{name} {where}"] = collectives(program)
-        largest[name] = guarded(sample_chunk)
+            for text in programs_of("sample") - before:
+                exchanged[f"{name} {where}"] = collectives(text)
+        largest[name] = guarded(program)
     return tokens, {"compiled": compiled, "exchanged": exchanged, "largest token": largest}
 
 
@@ -295,12 +296,13 @@ def window_of(count):
     return keys, np.where(known, 0, K).astype(np.int32), known
 
 
-def guarded(sample_chunk):
+def guarded(program):
     """Samples a window from arrays on the devices, with every transfer forbidden."""
     params = place_params((8, 1, 1))
     inputs = sharding.place_samples(make_mesh((8, 1, 1)), window_of(BATCH))
     with jax.transfer_guard("disallow"):
-        tokens = sample_chunk(params, *inputs, Window(CONTEXT, CONTEXT)).block_until_ready()
+        run = program._program(CONTEXT, Window(CONTEXT, CONTEXT).stage, sharding.mesh_of(params))
+        tokens = run(params, *inputs).block_until_ready()
     return int(np.max(tokens))
 
 

@@ -46,7 +46,9 @@ AUTOENCODER = VQGANConfig(
 CHANGES = {
     "data.batch_size": 4,
     "data.clip_frames": 4,
+    "data.source.fps": 5.0,
     "model.width": 16,
+    "optimizer.decay_steps": 0,
     "run.num_steps": 6,
     "run.log_every": 1,
     "run.eval_every": 1000,
@@ -103,7 +105,6 @@ def write_world(directory):
 def settings_of(world, **changes):
     """The smoke config on `write_world(world)`; `run__num_steps=3` changes a setting."""
     config = maze.get_config("smoke")
-    config.data.source = {}
     changes = CHANGES | {name.replace("__", "."): value for name, value in changes.items()}
     with config.unlocked():
         config.update_from_flattened_dict(

@@ -114,24 +114,6 @@ def read_torch_file(path: str | Path) -> TorchFile:
     )
 
 
-def read_state_dict(path: str | Path, *, section: str | None = None) -> StateDict:
-    """Reads one state dict of a file: `read_torch_file(path).state_dict(section)`.
-
-    Args:
-        path: The file.
-        section: Name of one state dict, such as "ema", where the file holds several.
-
-    Returns:
-        Names to arrays, no half precision among them.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ImportError: if torch is needed and missing.
-        ValueError: if the file cannot be read, or has no such section.
-    """
-    return read_torch_file(path).state_dict(section)
-
-
 def write_state_dict(path: str | Path, contents: Mapping[str, Any]) -> None:
     """Writes arrays for torch; the file is there as a whole or not at all.
 

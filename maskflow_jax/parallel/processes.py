@@ -9,6 +9,7 @@ import dataclasses
 import os
 import re
 import socket
+import time
 from collections.abc import Mapping
 
 import jax
@@ -18,6 +19,7 @@ from jax.experimental import multihost_utils
 
 _HOST_BYTES = 256  # of a host name that is exchanged
 _JOIN = ("auto", "off", "on")
+_TRY_SECONDS = 5.0  # for one attempt to reach process 0
 
 
 class RendezvousError(RuntimeError):
@@ -84,6 +86,13 @@ def connect(job: Job, environ: Mapping[str, str] | None = None) -> list[str]:
     if alone or job.num_processes == 1:
         logging.info("a single process")
         return [socket.gethostname()]
+    logging.info(
+        "joining the other processes%s within %d s; where they do not meet, jax aborts the process",
+        f" at {job.coordinator}" if job.coordinator else f" (started by {found or 'hand'})",
+        job.timeout,
+    )
+    if job.coordinator and job.process_id:
+        _wait_for(job.coordinator, job.timeout)
     if jax.config.jax_cpu_collectives_implementation in (None, "none"):
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
@@ -104,6 +113,26 @@ def connect(job: Job, environ: Mapping[str, str] | None = None) -> list[str]:
         ) from error
     logging.info("process %d of %d", jax.process_index(), jax.process_count())
     return _hosts()
+
+
+def _wait_for(address: str, timeout: float) -> None:
+    """Waits until somebody answers at the address of process 0.
+
+    jax's own client ends the process by an abort, without a Python error, where nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_TRY_SECONDS).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise RendezvousError(
+                    f"process 0 was not reached at {address} within {timeout} s: {error}; check "
+                    "that it runs and that the address is its host and a port that is open"
+                ) from error
+        time.sleep(_TRY_SECONDS / 10)
 
 
 def launcher(environ: Mapping[str, str]) -> str | None:

@@ -96,3 +96,24 @@ def test_help_is_no_error(program, flag):
     code, out, _ = program(flag)
     assert code == 0
     assert "A program for tests." in out and "--[no]debug" in out and "--[no]overwrite" in out
+
+
+@pytest.mark.parametrize(
+    ("program", "given"),
+    [
+        ("prepare_data", ["--output=o", "--tokenizer=t", "--overwrite"]),
+        ("export_tokenizer", ["--module=m:f", "--out=o", "--frame_size=8", "--codebook_size=8"]),
+        ("export_weights", ["--workdir=w", "--out=o"]),
+        ("import_weights", ["--checkpoint=c", "--keep_step"]),
+        ("reconstruct", ["--tokenizer=t", "--out=o"]),
+    ],
+)
+def test_programs_refuse_what_is_left_over(program, given):
+    done = subprocess.run(
+        [sys.executable, "-m", f"launch.{program}", *given, "false"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: unexpected argument 'false'")

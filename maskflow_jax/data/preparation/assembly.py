@@ -31,7 +31,7 @@ from maskflow_jax.data.splits import choose_splits
 
 
 def collect_records(
-    listing: Listing, work: WorkDirectory, *, min_frames: int = 1, complete: bool = True
+    listing: Listing, work: WorkDirectory, *, min_frames: int = 1
 ) -> list[dict[str, Any]]:
     """Reads the records of all items, in the listing's order.
 
@@ -39,28 +39,25 @@ def collect_records(
         listing: Listing of the source.
         work: Work directory.
         min_frames: Length below which a video gets the status "filtered".
-        complete: Whether every item must be done.
 
     Raises:
         PreparationError: naming the items that are not done.
     """
     found = {item.id: work.record(item) for item in tqdm(listing.items, "records", leave=False)}
     missing = [item_id for item_id, record in found.items() if record is None]
-    if missing and complete:
+    if missing:
         raise PreparationError(
             f"{len(missing)} of {len(listing.items)} items are not in {work.path}: "
             f"{some(missing)}; run the shards they belong to, or copy their "
             "work directories into this one"
         )
-    records = []
     for item in listing.items:
-        if (record := found[item.id]) is not None:
-            record |= {"split": item.split, "labels": dict(item.labels)}
-            if record["status"] == WRITTEN and record["frames"] < min_frames:
-                reason = f"fewer frames than min_frames {min_frames}"
-                record |= {"status": FILTERED, "reason": reason}
-            records.append(record)
-    return records
+        record = found[item.id]
+        record |= {"split": item.split, "labels": dict(item.labels)}
+        if record["status"] == WRITTEN and record["frames"] < min_frames:
+            reason = f"fewer frames than min_frames {min_frames}"
+            record |= {"status": FILTERED, "reason": reason}
+    return [found[item.id] for item in listing.items]
 
 
 def check_unchanged(listing: Listing, work: WorkDirectory) -> None:

@@ -51,7 +51,7 @@ def run_pipeline(
         preparation: Preparation; every worker must see the files and the output's folder.
         items: Items of its source.
         make_encoder: Function that makes the tokenizer on the workers; must be picklable.
-        options: Options of Beam, such as "--runner=FlinkRunner"; the local runner by default.
+        options: Options of Beam as it takes them; the local runner by default.
     """
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
         _ = (

@@ -1,21 +1,19 @@
-"""Estimates of how long a preparation takes, and measurements of its parts; nothing is written."""
+"""Estimates of how long a preparation takes; nothing is written."""
 
 import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from maskflow_jax.data.preparation.decoders import decoded
 from maskflow_jax.data.preparation.decoding import Outcome, decode_item
-from maskflow_jax.data.preparation.run import Encoder, Preparation, Throughput
+from maskflow_jax.data.preparation.run import Encoder, Preparation
 from maskflow_jax.data.sources.items import Item, Listing
 
 _HEADERS = 200  # number of headers to read, spread evenly over the items
 _BYTES_PER_TOKEN = 2
-_KEPT_BATCHES = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,11 +43,13 @@ class Estimate:
     encode_rate: float
 
     def __str__(self):
+        short = self.seconds < 100
+        duration = f"{self.seconds:.0f} seconds" if short else f"{self.seconds / 60:.1f} minutes"
         return (
             f"{self.items} items, {self.ignored} files ignored; about {self.videos} videos of "
             f"{self.frames} frames in all, {self.unreadable} items unreadable\n"
             f"at most {self.bytes / 1e6:.1f} MB on disk, and as much for the work directory\n"
-            f"about {self.seconds / 60:.1f} minutes: decoding {self.decode_rate:.0f}, encoding "
+            f"about {duration}: decoding {self.decode_rate:.0f}, encoding "
             f"{self.encode_rate:.0f} frames/s, measured on one batch"
         )
 
@@ -94,64 +94,6 @@ def estimate(
         decode_rate=decode_rate,
         encode_rate=encoder.batch_size / encode_seconds,
     )
-
-
-def measure_throughput(
-    preparation: Preparation, items: Sequence[Item], encoder: Encoder, *, workers: int = 0
-) -> Throughput:
-    """Measures decoding alone, encoding alone and both together on the same items.
-
-    Args:
-        preparation: Preparation of the items.
-        items: Items that can be read.
-        encoder: Tokenizer; alone, it encodes the first batches repeatedly.
-        workers: Number of processes that decode; 0 decodes in a thread.
-
-    Returns:
-        Seconds of each for all frames; here `decode_seconds` is the time that passed.
-
-    Raises:
-        ValueError: if no item can be read.
-    """
-    first, sizes = [], []
-
-    def keep(batch: np.ndarray) -> None:
-        sizes.append(len(batch))
-        if len(first) < _KEPT_BATCHES:
-            first.append(batch)
-
-    decode_seconds = _pass_all(preparation, items, encoder.batch_size, workers, keep)
-    if not first:
-        raise ValueError(f"none of {len(items)} items can be decoded")
-    encoder.encode(first[0])  # compiles
-    start = time.perf_counter()
-    for index, size in enumerate(sizes):
-        encoder.encode(first[index % len(first)][:size])
-    encode_seconds = time.perf_counter() - start
-    seconds = _pass_all(preparation, items, encoder.batch_size, workers, encoder.encode)
-    return Throughput(
-        frames=sum(sizes),
-        decode_seconds=decode_seconds,
-        encode_seconds=encode_seconds,
-        seconds=seconds,
-    )
-
-
-def _pass_all(
-    preparation: Preparation,
-    items: Sequence[Item],
-    batch_size: int,
-    workers: int,
-    take: Callable[[np.ndarray], object],
-) -> float:
-    """Decodes items, passes the batches to `take`, and returns the seconds that this took."""
-    options = {"batch_size": batch_size, "workers": workers}
-    start = time.perf_counter()
-    with decoded(preparation.source, items, preparation.transform, **options) as messages:
-        for _, content in messages:
-            if not isinstance(content, Outcome):
-                take(content)
-    return time.perf_counter() - start
 
 
 def _length(preparation: Preparation, item: Item) -> float | None:

@@ -22,7 +22,7 @@ class PreparationSettings:
         workers: Number of processes that decode; 0 decodes in a thread.
         shard: "i/n" to do part i of n of the videos, counted from 0, and make no dataset.
         merge: Whether to make the dataset of finished shards.
-        beam: Options of a Beam pipeline that does the work, such as "--runner=FlinkRunner".
+        beam: Options of a Beam pipeline that does the work, as Beam takes them.
     """
 
     test_fraction: float = 0.05

@@ -46,13 +46,19 @@ class WorkDirectory:
 
         Raises:
             ValueError: if it was made with other settings.
-            PreparationError: if it cannot be written.
+            PreparationError: if it cannot be written, or is damaged.
         """
         self.path = Path(path)
         settings = json.loads(json.dumps(settings))
         file = self.path / "settings.json"
         if file.is_file():
-            _check_settings(self.path, json.loads(file.read_text()), settings)
+            try:
+                stored = json.loads(file.read_bytes())
+            except ValueError as error:
+                raise PreparationError(
+                    f"{file} is damaged ({error}): delete {self.path} and start anew"
+                ) from error
+            _check_settings(self.path, stored, settings)
         else:
             with self._full_disk_explained():
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -177,6 +183,7 @@ class TokenWriter:
         with self._explained():
             if self._file is None:
                 self._part.parent.mkdir(parents=True, exist_ok=True)
+                files.remove_leftovers(self._tokens)
                 self._file = self._part.open("wb")
             data = tokens.astype(_TOKENS).tobytes()
             self._file.write(data)

@@ -76,7 +76,7 @@ def _builder(name: str, root: Path | None) -> tfds.core.DatasetBuilder:
     if not builder.info.splits:
         raise FileNotFoundError(
             f"the TFDS dataset {name!r} is not prepared in {builder.data_dir}: run `tfds build "
-            f"{name} --file_format=array_record` first"
+            f"{name}` first, best with the file format array_record"
         )
     return builder
 

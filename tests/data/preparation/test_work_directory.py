@@ -40,6 +40,13 @@ def test_other_settings_are_refused(folder, tmp_path):
         other.work_directory()
 
 
+def test_damaged_settings_are_named(folder, tmp_path):
+    preparation(folder, tmp_path / "out").work_directory()
+    (tmp_path / "out.work" / "settings.json").write_text("{")
+    with pytest.raises(PreparationError, match=r"out\.work/settings\.json is damaged"):
+        preparation(folder, tmp_path / "out").work_directory()
+
+
 def test_two_processes_do_not_share_a_name(folder, tmp_path):
     work = preparation(folder, tmp_path / "out").work_directory()
     with (

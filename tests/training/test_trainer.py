@@ -1,4 +1,4 @@
-"""`launch.train` from end to end: runs that are stopped, go on, fail, and show what they learn."""
+"""Training from end to end: runs that are stopped, go on, fail, and show what they learn."""
 
 import json
 import os
@@ -21,8 +21,9 @@ from tiny import (
     write_world,
 )
 
-from launch import training
+from maskflow_jax.generation.previews import previews
 from maskflow_jax.io.video_files import read_video
+from maskflow_jax.training import trainer
 from maskflow_jax.training.loop import NonFiniteLossError
 
 ROOT = Path(__file__).parents[2]
@@ -38,14 +39,14 @@ def shared(tmp_path_factory):
 
 
 class Watch:
-    """Looks over the shoulder of `train_from_config`: batches, last state, compiled step."""
+    """Records what `trainer.train` does: batches, last state, compiled step."""
 
     def __init__(self, monkeypatch):
         self.batches, self.state, self.steps = [], None, []
         make_step, train, clip_batches = (
-            training.make_train_step,
-            training.train,
-            training.clip_batches,
+            trainer.make_train_step,
+            trainer.train_loop,
+            trainer.clip_batches,
         )
         watch = self
 
@@ -53,8 +54,8 @@ class Watch:
             watch.steps.append(make_step(*args))
             return watch.steps[-1]
 
-        def watched_train(**kwargs):
-            state, finished = train(**kwargs)
+        def watched_train(*args):
+            state, finished = train(*args)
             watch.state = host_copy(state)
             return state, finished
 
@@ -70,9 +71,9 @@ class Watch:
             iterator.__class__ = Watched
             return iterator
 
-        monkeypatch.setattr(training, "make_train_step", watched_step)
-        monkeypatch.setattr(training, "train", watched_train)
-        monkeypatch.setattr(training, "clip_batches", watched_batches)
+        monkeypatch.setattr(trainer, "make_train_step", watched_step)
+        monkeypatch.setattr(trainer, "train_loop", watched_train)
+        monkeypatch.setattr(trainer, "clip_batches", watched_batches)
 
 
 def metrics(workdir):
@@ -83,7 +84,7 @@ def metrics(workdir):
 def finished(shared, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
     settings = settings_of(shared, run__hook_every=2, run__eval_every=2)
-    assert training.train_from_config(settings, workdir)
+    assert trainer.train(settings, workdir, [previews])
     return workdir
 
 
@@ -102,20 +103,20 @@ def test_preview_and_validation_of_a_finished_run(finished):
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(shared, tmp_path, monkeypatch):
     broken = settings_of(shared, run__checkpoint_every=2)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "make_train_step", diverging_at(5))
+        patch.setattr(trainer, "make_train_step", diverging_at(5))
         with pytest.raises(NonFiniteLossError, match=r"step 5: loss nan.*blocks nan.*head nan"):
-            training.train_from_config(broken, tmp_path)
+            trainer.train(broken, tmp_path, [previews])
     steps = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert steps == [2, 4]
     watch = Watch(monkeypatch)
-    assert training.train_from_config(broken, tmp_path)
+    assert trainer.train(broken, tmp_path, [previews])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(watch.state))
     assert len(watch.batches) == 2
 
 
 def diverging_at(step):
     """A train step whose parameters are nan from a step on, as real divergence leaves them."""
-    make_step = training.make_train_step
+    make_step = trainer.make_train_step
 
     def make(*args):
         train_step = make_step(*args)
@@ -163,12 +164,12 @@ def test_sigterm_then_the_same_command(shared, tmp_path, monkeypatch, compilatio
 
     watch = Watch(monkeypatch)
     going_on = settings_of(shared, run__num_steps=stopped + 3)
-    assert training.train_from_config(going_on, workdir)
+    assert trainer.train(going_on, workdir, [previews])
     state, batches = watch.state, watch.batches
     assert len(batches) == 3
     assert watch.steps[0]._cache_size() == 1  # for restored states too
     watch.batches = []
-    assert training.train_from_config(going_on, whole)
+    assert trainer.train(going_on, whole, [previews])
     assert_same(watch.state, state)
     assert len(watch.batches) == stopped + 3
     np.testing.assert_array_equal(np.stack(watch.batches[-3:]), np.stack(batches))
@@ -184,7 +185,7 @@ def test_a_full_disk_ends_the_program_with_our_error(shared, tmp_path, compilati
     process = launch(compilation_cache, shared, tmp_path, *flags, prefix=limited)
     _, log = process.communicate(timeout=120)
     assert process.returncode not in (0, 143)
-    assert f"CheckpointError: saving to {tmp_path}/checkpoints failed with" in log
+    assert f"error: saving to {tmp_path}/checkpoints failed with" in log
     assert "complete checkpoints: steps none" in log
 
 
@@ -199,18 +200,22 @@ def test_an_unknown_setting_on_the_command_line_is_named(shared, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"data__directory": "nowhere"}, FileNotFoundError, r"nowhere.*launch[/.]tokenize_videos"),
+        ({"data__directory": "nowhere"}, FileNotFoundError, "no dataset of tokens at nowhere"),
         ({"data__clip_frames": 11}, ValueError, "clip_frames is 11.*shortest video.*10 frames"),
-        ({"optimizer__lr": 1.0}, ValueError, "optimizer has no 'lr'; choose from learning_rate"),
-        ({"run__steps": 1}, ValueError, "run has no 'steps'; choose from num_steps"),
+        ({"optimizer__lr": 1.0}, ValueError, "no setting 'optimizer.lr'"),
+        ({"run__steps": 1}, ValueError, "did you mean 'run.num_steps'"),
         ({"mesh__fsdp": 5}, ValueError, "fsdp 5 x tensor 1 does not cover 1 devices"),
         ({"data__tokenizer": "nothing"}, FileNotFoundError, "no tokenizer at nothing"),
-        ({"sampling__sampler__name": "mmg"}, ValueError, "unknown sampler 'mmg'; choose .* mgm"),
+        (
+            {"sampling__sampler__name": "mmg"},
+            ValueError,
+            "unknown sampler 'mmg' in sampling",
+        ),
     ],
 )
 def test_settings_that_cannot_work_fail_before_training(shared, tmp_path, changes, error, message):
     with pytest.raises(error, match=message):
-        training.train_from_config(settings_of(shared, **changes), tmp_path / "run")
+        trainer.train(settings_of(shared, **changes), tmp_path / "run", [previews])
     # The corrected command may take the folder.
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
@@ -219,11 +224,11 @@ def test_a_tokenizer_that_did_not_make_the_dataset_is_named(shared, tmp_path):
     write_videos(tmp_path / "other")
     settings = settings_of(shared, data__directory=str(tmp_path / "other"))
     with pytest.raises(ValueError, match=r"sha256 00000000.*tokenizer.*'tokenizer'.*sha256 differ"):
-        training.train_from_config(settings, tmp_path / "run")
+        trainer.train(settings, tmp_path / "run", [previews])
     assert TOKENIZER["sha256"].startswith("00000000")
 
 
 def test_a_folder_of_another_config_is_refused(shared, finished):
     changed = settings_of(shared, data__batch_size=2, model__width=32, seed=3)
     with pytest.raises(ValueError, match=r"(?s)another config.*data\.batch_size.*width.*seed"):
-        training.train_from_config(changed, finished)
+        trainer.train(changed, finished, [previews])

@@ -6,12 +6,14 @@ import jax
 import pytest
 import tiny
 from flax import nnx
-from launch.host_speed import HostSpeed, measure_host
 
-from launch import benchmark_report, benchmarking, memory_plan
+from maskflow_jax.profiling import benchmark as benchmarking
+from maskflow_jax.profiling import memory_plan
+from maskflow_jax.profiling import report as benchmark_report
+from maskflow_jax.profiling.host_speed import HostSpeed, measure_host
 from maskflow_jax.training.building import model_builder
 
-CONFIG = {**tiny.tiny_config(), "sampling": {"context_frames": 1}}
+CONFIG = tiny.tiny_config(sampling={"context_frames": 1})
 
 
 @pytest.fixture(scope="module")
