@@ -1,8 +1,6 @@
-r"""Generated mazes: 64x64 frames at 10 per second, 8x8 tokens of 512 codes, clips of 16 frames.
+"""Generated mazes: 64x64 frames at 10 per second, 8x8 tokens of 512 codes, clips of 16 frames.
 
-    python -m launch.prepare_data --source=maze --output=data/maze --tokenizer=maze \
-        --source_setting=train_videos=600 --source_setting=test_videos=32 \
-        --source_setting=num_frames=240 --source_setting=seed=1
+    python -m launch.prepare_data --source=maze --output=data/maze --tokenizer=maze
     python -m launch.train --config=configs/maze.py --workdir=runs/maze
 
 This is the recipe of the model that ships under the name "maze": 2.0 million parameters, made for
@@ -38,12 +36,10 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.optimizer.ema_decay = 0.998
     config.optimizer.ema_warmup = True
     config.run.eval_every = config.run.checkpoint_every = 1_000
-    # Frame by frame and in random order: whole windows and the most confident first drift to
-    # corridors without turns.
+    # Whole windows at once mix colours, and the most confident first stops turning.
     config.sampling.context_frames, config.sampling.stride = 15, 1
-    config.sampling.sampler = sampler_settings(
-        MGM(num_steps=12, noise="random", independent_time=None)
-    )
+    sampler = MGM(num_steps=12, noise="random", independent_time=None)
+    config.sampling.sampler = sampler_settings(sampler)
     config.sampling.frame_block = 4
     return apply_arguments(config, arguments, demo=_demo, demo_smoke=_demo_smoke, smoke=_smoke)
 
