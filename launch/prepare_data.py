@@ -2,8 +2,7 @@ r"""Turns videos into a dataset of tokens.
 
     python -m launch.prepare_data --input=my_videos --output=data/mine --tokenizer=maze --fps=8
     python -m launch.prepare_data --source=maze --output=data/maze --tokenizer=maze \
-        --source_setting=train_videos=1000 --source_setting=test_videos=50 \
-        --source_setting=num_frames=160
+        --source_setting=train_videos=1000 --source_setting=num_frames=160
 
 The dataset is in OUTPUT, with `manifest.jsonl`, a line for every file. The work so far lies in
 OUTPUT.work: the same command goes on from there, whatever stopped it. On several machines,

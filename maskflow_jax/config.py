@@ -172,7 +172,8 @@ class OptimizerConfig:
         learning_rate: Learning rate after the warm-up.
         warmup_steps: Number of steps over which the rate grows linearly from 0.
         decay_steps: Number of steps, warm-up included, over which the rate falls along a cosine to
-            `final_learning_rate_fraction` of itself; 0 keeps it constant.
+            `final_learning_rate_fraction` of itself; 0 keeps it constant. A run may go on with
+            another number, so that it can be prolonged.
         final_learning_rate_fraction: Share of the learning rate that is left after the decay.
         beta1: Decay of the first moment.
         beta2: Decay of the second moment.
@@ -187,8 +188,8 @@ class OptimizerConfig:
 
     learning_rate: float = 1e-4
     warmup_steps: int = 0
-    decay_steps: int = 0
-    final_learning_rate_fraction: float = 0.0
+    decay_steps: int = free(0)
+    final_learning_rate_fraction: float = free(0.0)
     beta1: float = 0.9
     beta2: float = 0.999
     weight_decay: float = 0.0

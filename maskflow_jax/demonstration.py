@@ -26,10 +26,12 @@ from maskflow_jax.generation.videos import Videos
 from maskflow_jax.generator import VideoGenerator
 from maskflow_jax.io import video_files
 from maskflow_jax.io.files import write_text
+from maskflow_jax.sampling.samplers import MGM
 from maskflow_jax.training.trainer import train
 
 NUM_VIDEOS = 3
 EXTENSION = 10  # length of the rollout over the training window
+TASK_FRAMES, TASK_STEPS = 4, 32  # given at either end of a window, and to sample the rest of it
 STRIP_FRAMES = 12  # columns of the strip
 MARKER = ".maskflow_demo"  # in folders that a demonstration may clear
 
@@ -97,7 +99,14 @@ def show_shipped(generator: VideoGenerator, out: Path) -> list[Section]:
         ("loop", "the video ends where it began"),
         ("inpaint", "everything is given but a box in the middle of every frame"),
     ):
-        made = generator.generate(real[:NUM_VIDEOS, :window], length=window, task=task)
+        made = generator.generate(
+            real[:NUM_VIDEOS, :window],
+            length=window,
+            task=task,
+            context_frames=TASK_FRAMES,
+            stride=None,
+            sampler=MGM(num_steps=TASK_STEPS, noise="random", independent_time=None),
+        )
         write_beside(out, task, made, real[:NUM_VIDEOS, :window])
         sections.append(
             Section(title=task, text=f"{text}; generated left, real right", video=f"{task}.mp4")

@@ -194,8 +194,9 @@ def _first_found(model: TrainedModel, place: str, file: str) -> Path | None:
     """A path as it is, or relative to the model's folder or one of the folders above it."""
     if not place:
         return None
-    for base in (Path(), model.directory, *model.directory.resolve().parents):
-        if (base / place / file).is_file():
+    own = model.directory.resolve()  # may have the name of its tokenizer
+    for base in (Path(), own, *own.parents):
+        if (base / place / file).is_file() and (base / place).resolve() != own:
             return base / place
     return None
 

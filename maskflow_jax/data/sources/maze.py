@@ -181,10 +181,10 @@ class Mazes:
 
     DEFAULTS: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
-    train_videos: int
-    test_videos: int
-    num_frames: int
-    seed: int = 0
+    train_videos: int = dataclasses.field(default=600, metadata={"frames": False})
+    test_videos: int = dataclasses.field(default=32, metadata={"frames": False})
+    num_frames: int = 240
+    seed: int = 1  # not that of the tokenizer's training
     frame_size: int = 64
     rooms: int = 5
     fewest_colours: int = 4

@@ -409,4 +409,4 @@ def test_mazes_are_a_source_of_the_videos_that_the_generator_makes():
 
 def test_impossible_mazes_are_refused_before_any_work():
     with pytest.raises(ValueError, match="rooms is 0"):
-        make_source("maze", {"train_videos": 1, "test_videos": 1, "num_frames": 5, "rooms": 0})
+        make_source("maze", {"rooms": 0})
