@@ -196,9 +196,6 @@ class VideoGenerator:
                 (`config.SamplingConfig`); `box` or `known` say what "inpaint" leaves; `first` and
                 `last` are the ends of "inbetween"; `progress` shows a bar.
 
-        Returns:
-            The videos.
-
         Raises:
             ValueError: if there is no such video, or the context does not fit.
             TypeError: for an unknown option.
@@ -280,7 +277,7 @@ class VideoGenerator:
                 are appended to it, int32 [B, k, h, w] each.
 
         Yields:
-            The new tokens of each window, int32 [B, h, h, w], in the order of sampling.
+            The new tokens of each window, int32 [B, f, h, w], in the order of sampling.
         """
         plan = EndlessPlan(plan=generation.plan) if endless else generation.plan
         context, given = generation.task.inputs(real)
