@@ -31,6 +31,8 @@ from maskflow_jax.training.trainer import train
 
 NUM_VIDEOS = 3
 EXTENSION = 10  # length of the rollout over the training window
+# Four frames at a time: nearly as good as frame by frame, at a third of the evaluations.
+ROLLOUT_STRIDE, ROLLOUT_STEPS = 4, 16
 TASK_FRAMES, TASK_STEPS = 4, 32  # given at either end of a window, and to sample the rest of it
 STRIP_FRAMES = 12  # columns of the strip
 MARKER = ".maskflow_demo"  # in folders that a demonstration may clear
@@ -76,9 +78,16 @@ def show_shipped(generator: VideoGenerator, out: Path) -> list[Section]:
         The sections of the page.
     """
     real = shipped_contexts(generator.model, "test")
-    length, known = EXTENSION * generator.window, generator.model.config.sampling.context_frames
+    length, known = EXTENSION * generator.window, generator.window - ROLLOUT_STRIDE
     started = time.monotonic()
-    videos = generator.generate(real[:NUM_VIDEOS, :known], length=length, progress=True)
+    videos = generator.generate(
+        real[:NUM_VIDEOS, :known],
+        length=length,
+        context_frames=known,
+        stride=ROLLOUT_STRIDE,
+        sampler=MGM(num_steps=ROLLOUT_STEPS, noise="random", independent_time=None),
+        progress=True,
+    )
     seconds = time.monotonic() - started
     frames = NUM_VIDEOS * (length - known)
     write_beside(out, "demo", videos, real[:NUM_VIDEOS, :length])

@@ -42,10 +42,7 @@ class VideoGenerator:
     ):
         """Prepares a generator; `load` is the usual way.
 
-        Args:
-            model: The trained model.
-            tokenizer: The tokenizer of its data.
-            dataset: Folder of the dataset, if it is not where the config says.
+        The arguments are those that `load` finds.
         """
         self.model, self.tokenizer, self._dataset = model, tokenizer, dataset
         self._programs: dict[Any, WindowProgram] = {}
@@ -211,6 +208,8 @@ class VideoGenerator:
         """
         progress = options.pop("progress", False)
         ends = [options.pop(name) for name in ("first", "last") if name in options]
+        if task in ("prediction", "backward"):
+            options = self._for_short_context(context, options)
         generation = self.plan(length, task=task, **options)
         read = self.read_context
         if ends:
@@ -248,6 +247,7 @@ class VideoGenerator:
         Raises:
             ValueError: if there is no such video, or the context does not fit.
         """
+        options = self._for_short_context(context, options)
         # More than two windows are enough to see how a video goes on.
         generation = self.plan(3 * self.window if length is None else length, **options)
         real = contexts.real_tokens(context, generation, num_videos, self.read_context)
@@ -326,6 +326,14 @@ class VideoGenerator:
             tokenizer=self.tokenizer,
             nfe=generation.nfe,
         )
+
+    def _for_short_context(self, context: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """The options, with `known_frames` for tokens of fewer frames than a context has."""
+        frames = options.get("context_frames", self.model.config.sampling.context_frames)
+        shape = np.shape(context) if isinstance(context, np.ndarray) else ()
+        if len(shape) == 4 and shape[2:] == tuple(self.model.config.tokenizer.grid):
+            return {"known_frames": min(shape[1], frames), **options}
+        return options
 
     def _program(self, generation: Generation) -> WindowProgram:
         """The compiled sampling of windows, kept for calls with the same settings."""

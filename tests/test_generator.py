@@ -1,4 +1,4 @@
-"""The public API: loading, contexts, plans, generation, streams, and the package as it is installed."""
+"""The public API: loading, contexts, plans, generation, streams, and the installed package."""
 
 import itertools
 import shutil
@@ -109,6 +109,9 @@ def test_a_video_depends_on_its_seed_number_and_context_only(generator):
     np.testing.assert_array_equal(two.tokens, videos.tokens[:2])
     other = generator.generate(context, length=9, seed=4)
     assert np.any(other.tokens != videos.tokens)
+    # Fewer known frames than the context of a window: the first window samples more.
+    wide = generator.generate(context, length=9, context_frames=3)
+    np.testing.assert_array_equal(wide.known.all(axis=(1, 2)), np.arange(9) < 1)
     several = generator.generate(context[:1], length=9, seed=3, num_videos=2)
     assert np.any(several.tokens[0] != several.tokens[1])
     plan = generator.plan(9)

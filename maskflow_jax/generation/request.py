@@ -11,7 +11,7 @@ from maskflow_jax.sampling.types import Plan
 from maskflow_jax.sampling.window_sampler import WindowSampler
 from maskflow_jax.training.building import make_noise_schedule
 
-_TASK_OPTIONS = ("box", "known")
+_TASK_OPTIONS = ("box", "known", "known_frames")
 OPTIONS = (*(field.name for field in dataclasses.fields(SamplingConfig)), *_TASK_OPTIONS)
 
 
@@ -54,8 +54,8 @@ def plan_generation(
         config: Config of the model.
         task: A key of `sampling.tasks.TASKS`.
         length: Number of frames of the video.
-        options: Settings that replace those of `config.sampling`, and `box` or `known` for
-            in-painting.
+        options: Settings that replace those of `config.sampling`, `known_frames` for a context
+            that is shorter than theirs, and `box` or `known` for in-painting.
 
     Raises:
         ValueError: if there is no such video, or settings exclude each other.

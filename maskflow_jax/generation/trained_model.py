@@ -22,9 +22,10 @@ from safetensors.flax import load_file, save_file
 from maskflow_jax.config import Config
 from maskflow_jax.config_files import to_dict
 from maskflow_jax.data.dataset import TokenVideos, check_tokenizer, read_token_dataset
-from maskflow_jax.io.files import atomic_folder
+from maskflow_jax.io.files import atomic_folder, write_with
 from maskflow_jax.io.weights import check_finite, check_weights
 from maskflow_jax.parallel import sharding
+from maskflow_jax.tokenizers.tokenizer import PRETRAINED as SHIPPED_TOKENIZERS
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
 from maskflow_jax.training.building import model_builder
 from maskflow_jax.training.checkpoints import Checkpoints
@@ -117,7 +118,8 @@ def export_model(
         ".".join(map(str, path)): jnp.asarray(leaf, jnp.dtype(dtype)) for path, leaf in flat.items()
     }
     with atomic_folder(directory) as part:
-        save_file(arrays, part / WEIGHTS, metadata={"step": str(model.step)})
+        metadata = {"step": str(model.step)}
+        write_with(part / WEIGHTS, lambda path: save_file(arrays, path, metadata=metadata))
         (part / CONFIG).write_text(json.dumps(to_dict(model.config), indent=2) + "\n")
         if card:
             (part / "card.md").write_text(card)
@@ -129,8 +131,8 @@ def export_model(
 def find_tokenizer(model: TrainedModel, tokenizer: str | Path | None = None) -> Tokenizer:
     """Loads the tokenizer of a model.
 
-    It is looked for at the given place, or else where the config says: from here, from the folder
-    of the model, among the shipped ones, and in the folder `tokenizer` beside the weights.
+    It is looked for at the given place, or else where the config says: among the shipped ones, from
+    here, from the folder of the model, and in the folder `tokenizer` beside the weights.
 
     Args:
         model: The model.
@@ -140,12 +142,13 @@ def find_tokenizer(model: TrainedModel, tokenizer: str | Path | None = None) -> 
         FileNotFoundError: if it is nowhere, naming the argument that says where it is.
         ValueError: if it is not the one that made the model's data.
     """
-    if tokenizer is None:
-        tokenizer = _first_found(model, model.config.data.tokenizer, "config.json")
+    place = model.config.data.tokenizer
+    if tokenizer is None and not (SHIPPED_TOKENIZERS / place / "config.json").is_file():
+        tokenizer = _first_found(model, place, "config.json")
     if tokenizer is None and (model.directory / "tokenizer" / "config.json").is_file():
         tokenizer = model.directory / "tokenizer"
     try:
-        loaded = Tokenizer.load(model.config.data.tokenizer if tokenizer is None else tokenizer)
+        loaded = Tokenizer.load(place if tokenizer is None else tokenizer)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"the tokenizer of {model.directory} is not found: {error}; pass its folder as the "

@@ -35,6 +35,8 @@ class TaskRequest:
         grid: Height and width of a frame in tokens.
         stride: Number of new frames kept per window; None for as many as fit.
         guidance: Guidance, which needs further network evaluations.
+        known_frames: For "prediction" and "backward": number of known frames, at most
+            `context_frames`; None for as many. With fewer, the first window samples more frames.
         box: For "inpaint": top, left, height and width of the unknown box as shares of the frame.
         known: For "inpaint": the known tokens, bool [L, h, w], instead of a box.
     """
@@ -46,6 +48,7 @@ class TaskRequest:
     grid: tuple[int, int]
     stride: int | None = None
     guidance: Guidance = Guidance()
+    known_frames: int | None = None
     box: tuple[float, float, float, float] = MIDDLE
     known: np.ndarray | None = None
 
@@ -120,8 +123,11 @@ def _plan(request: TaskRequest, length: int, known_frames: int, known_tail: int 
     )
 
 
-def _from_first_frames(request: TaskRequest, known_frames: int, *, backward: bool = False) -> Task:
+def _from_first_frames(
+    request: TaskRequest, known_frames: int | None, *, backward: bool = False
+) -> Task:
     """Only the first frames in the order of sampling are known."""
+    known_frames = request.context_frames if known_frames is None else known_frames
     plan = _plan(request, request.length, known_frames)
 
     def place(real: np.ndarray) -> np.ndarray:
@@ -139,11 +145,11 @@ def _from_first_frames(request: TaskRequest, known_frames: int, *, backward: boo
 
 
 def _prediction(request: TaskRequest) -> Task:
-    return _from_first_frames(request, request.context_frames)
+    return _from_first_frames(request, request.known_frames)
 
 
 def _backward(request: TaskRequest) -> Task:
-    return _from_first_frames(request, request.context_frames, backward=True)
+    return _from_first_frames(request, request.known_frames, backward=True)
 
 
 def _unconditional(request: TaskRequest) -> Task:
