@@ -52,8 +52,7 @@ def _demo(config: ml_collections.ConfigDict) -> None:
     config.optimizer.ema_decay = 0.99
     config.run.num_steps = config.optimizer.decay_steps = 800
     config.run.log_every = 20
-    config.run.eval_every = config.run.checkpoint_every = 400
-    config.run.hook_every = config.run.num_steps
+    config.run.eval_every, config.run.checkpoint_every, config.run.hook_every = 400, 400, 800
     config.sampling.context_frames = 7
 
 

@@ -1,5 +1,8 @@
 """The model that ships: size, validation figure on mazes of its own, legal motion in rollouts."""
 
+import json
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -34,7 +37,8 @@ def test_folder_is_small_and_says_what_it_holds():
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "contexts.npz", "card.md"} <= names
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 16e6
-    assert "/work" not in (folder / "config.json").read_text()
+    directory = json.loads((folder / "config.json").read_text())["data"]["directory"]
+    assert not Path(directory).is_absolute()
 
 
 def test_validation_figure_holds_on_other_mazes(generator, mazes):
