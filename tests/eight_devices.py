@@ -21,6 +21,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh
 
 from maskflow_jax.config import OptimizerConfig
+from maskflow_jax.config_files import to_dict
 from maskflow_jax.data.dataset import read_token_dataset
 from maskflow_jax.data.pipeline import clip_batches
 from maskflow_jax.generation.window_program import WindowProgram
@@ -209,7 +210,7 @@ def move(folder, state, training, shape):
         read_token_dataset(folder, "train"), clip_frames=4, batch_size=4, seed=0
     )
     checkpoints = Checkpoints(folder / "run")
-    checkpoints.save(place(make_mesh(shape), state), iterator, config_of(PATCH))
+    checkpoints.save(place(make_mesh(shape), state), iterator, to_dict(config_of(PATCH)))
     checkpoints.wait()
     restored = checkpoints.restore(training.state(), iterator)
     checkpoints.close()

@@ -168,13 +168,14 @@ def test_options_change_the_sampling_and_unknown_ones_are_named(generator):
     plain = generator.generate(length=9, seed=1)
     for options in (
         {"decoding": mf.Decoding(temperature=0.1)},
-        {"guidance": mf.Guidance(weight=100.0, time=0.5)},
-        {"sampler": mf.MGM(num_steps=2, noise="random")},
+        {"sampler": mf.Halton(num_steps=3)},
         {"stride": 1},
         {"context_time": 0.2},
     ):
         changed = generator.generate(length=9, seed=1, **options)
         assert np.any(changed.tokens != plain.tokens), options
+    guided = generator.generate(length=9, seed=1, guidance=mf.Guidance(weight=3.0))
+    assert guided.nfe == 3 * plain.nfe
     same = generator.generate(length=9, seed=1, frame_block=2)
     np.testing.assert_array_equal(same.tokens, plain.tokens)
     with pytest.raises(TypeError, match="did you mean 'stride'"):

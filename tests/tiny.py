@@ -49,6 +49,8 @@ CHANGES = {
     "data.source.fps": 5.0,
     "model.width": 16,
     "optimizer.decay_steps": 0,
+    "optimizer.learning_rate": 1e-2,
+    "optimizer.ema_decay": 0.5,
     "run.num_steps": 6,
     "run.log_every": 1,
     "run.eval_every": 1000,

@@ -91,6 +91,8 @@ def connect(job: Job, environ: Mapping[str, str] | None = None) -> list[str]:
         f" at {job.coordinator}" if job.coordinator else f" (started by {found or 'hand'})",
         job.timeout,
     )
+    if job.coordinator:
+        _pass_by_proxy(job.coordinator)
     if job.coordinator and job.process_id:
         _wait_for(job.coordinator, job.timeout)
     if jax.config.jax_cpu_collectives_implementation in (None, "none"):
@@ -113,6 +115,14 @@ def connect(job: Job, environ: Mapping[str, str] | None = None) -> list[str]:
         ) from error
     logging.info("process %d of %d", jax.process_index(), jax.process_count())
     return _hosts()
+
+
+def _pass_by_proxy(address: str) -> None:
+    """Keeps gRPC from asking an HTTP proxy for the coordinator, which would end in an abort."""
+    host = address.rpartition(":")[0].strip("[]")
+    names = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
+    known = next((os.environ[name] for name in names if os.environ.get(name)), None)
+    os.environ[names[0]] = f"{known},{host}" if known else host
 
 
 def _wait_for(address: str, timeout: float) -> None:

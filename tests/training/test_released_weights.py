@@ -68,10 +68,10 @@ class Seen:
         train = trainer.train_loop
         self.starts, self.ends, self.first_batch = [], [], []
 
-        def watched(**kwargs):
-            self.starts.append(host_copy(kwargs["state"]))
-            self.first_batch.append(kwargs["batches"].get_state()["next_batch"])
-            state, finished = train(**kwargs)
+        def watched(parts, state, *rest):
+            self.starts.append(host_copy(state))
+            self.first_batch.append(parts.batches.get_state()["next_batch"])
+            state, finished = train(parts, state, *rest)
             self.ends.append(host_copy(state))
             return state, finished
 
