@@ -170,7 +170,6 @@ def test_options_change_the_sampling_and_unknown_ones_are_named(generator):
         {"decoding": mf.Decoding(temperature=0.1)},
         {"sampler": mf.Halton(num_steps=3)},
         {"stride": 1},
-        {"context_time": 0.2},
     ):
         changed = generator.generate(length=9, seed=1, **options)
         assert np.any(changed.tokens != plain.tokens), options
