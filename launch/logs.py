@@ -1,22 +1,23 @@
-"""One readable log: our lines, and of the libraries' only the warnings."""
+"""One readable log: of some talkative libraries only the warnings, and all other lines."""
 
 import logging as python_logging
-from pathlib import Path
 
 from absl import logging
 
-_OURS = str(Path(__file__).resolve().parents[1])
+# Orbax alone writes thirty informative lines per checkpoint.
+TALKATIVE = ("orbax", "jax", "grain", "etils", "tensorflow", "tensorflow_datasets", "clu")
 
 
 def quiet_libraries() -> None:
-    """Drops the libraries' informative lines (Orbax writes thirty per checkpoint) from absl's log.
+    """Drops the informative lines of talkative libraries from absl's log.
 
-    Warnings and errors stay, whoever they come from.
+    Warnings and errors stay, whoever they come from, and so does every line of other code.
     """
+    parts = tuple(f"/site-packages/{name}/" for name in TALKATIVE)
 
     def keep(record: python_logging.LogRecord) -> bool:
-        ours = record.pathname.startswith(_OURS) and "site-packages" not in record.pathname
-        return ours or record.levelno >= python_logging.WARNING
+        talkative = any(part in record.pathname.replace("\\", "/") for part in parts)
+        return record.levelno >= python_logging.WARNING or not talkative
 
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(keep)

@@ -325,7 +325,7 @@ class VideoGenerator:
         )
 
     def _for_short_context(self, context: Any, options: dict[str, Any]) -> dict[str, Any]:
-        """The options, with `known_frames` for tokens of fewer frames than a context has."""
+        """The options, with `known_frames` for tokens of few frames."""
         frames = options.get("context_frames", self.model.config.sampling.context_frames)
         shape = np.shape(context) if isinstance(context, np.ndarray) else ()
         if len(shape) == 4 and shape[2:] == tuple(self.model.config.tokenizer.grid):
