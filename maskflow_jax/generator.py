@@ -40,10 +40,7 @@ class VideoGenerator:
     def __init__(
         self, model: TrainedModel, tokenizer: Tokenizer, *, dataset: str | Path | None = None
     ):
-        """Prepares a generator; `load` is the usual way.
-
-        The arguments are those that `load` finds.
-        """
+        """Prepares a generator from what `load` finds, which is the usual way."""
         self.model, self.tokenizer, self._dataset = model, tokenizer, dataset
         self._programs: dict[Any, WindowProgram] = {}
         self._seconds_per_evaluation: float | None = None

@@ -153,7 +153,10 @@ def test_every_config_file_is_known_here():
     ("name", "arguments"), [(name, each) for name, all_ in CONFIGS.items() for each in all_]
 )
 def test_every_config_is_read_strictly_with_every_argument(name, arguments):
-    read_config(get_config(name, arguments))
+    config = read_config(get_config(name, arguments))
+    chosen = set(arguments.split(","))
+    assert config.model.time_conditioning is not ("time_independent" in chosen)
+    assert config.flow.frame_times == ("constant" if "constant" in chosen else "frame")
 
 
 @pytest.mark.parametrize("name", CONFIGS)

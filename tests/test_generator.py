@@ -1,11 +1,13 @@
 """The public API: loading, contexts, plans, generation, streams, and the installed package."""
 
+import dataclasses
 import itertools
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -21,7 +23,16 @@ pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 @pytest.fixture(scope="module")
 def generator(tiny_run):
-    return mf.VideoGenerator.load(tiny_run)
+    """Of random weights: a hardly trained network hardly sees its context."""
+    found, rng = mf.VideoGenerator.load(tiny_run), np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jax.device_put(
+            rng.normal(size=leaf.shape).astype(np.float32) * 0.3, leaf.sharding
+        ),
+        found.model.params,
+    )
+    model = dataclasses.replace(found.model, params=params)
+    return mf.VideoGenerator(model, found.tokenizer)
 
 
 @pytest.fixture(autouse=True)
@@ -170,6 +181,8 @@ def test_options_change_the_sampling_and_unknown_ones_are_named(generator):
         {"decoding": mf.Decoding(temperature=0.1)},
         {"sampler": mf.Halton(num_steps=3)},
         {"stride": 1},
+        {"context_time": 0.0},
+        {"guidance": mf.Guidance(weight=5.0)},
     ):
         changed = generator.generate(length=9, seed=1, **options)
         assert np.any(changed.tokens != plain.tokens), options

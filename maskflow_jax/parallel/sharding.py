@@ -176,7 +176,7 @@ def place_samples(mesh: Mesh, batch: Any) -> Any:
     return jax.tree.map(place, batch)
 
 
-def map_samples(mesh: Mesh, function: Callable) -> Callable:
+def map_samples(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
     """Runs a function of weights and samples on every device's own samples.
 
     The compiler would split most of such a function by itself, but not all: for a top-k it would

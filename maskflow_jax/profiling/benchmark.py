@@ -24,7 +24,7 @@ from maskflow_jax.sampling.window_sampler import WindowSampler
 from maskflow_jax.training.building import make_flow, make_latte_config, model_builder
 from maskflow_jax.training.optimizer import make_optimizer
 from maskflow_jax.training.state import init_state
-from maskflow_jax.training.steps import make_train_step
+from maskflow_jax.training.steps import TrainStep, make_train_step
 
 PEAK_SIDE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}  # of the matrices that measure the peak
 SAMPLER_STEPS = 4  # a step's time is a quarter of this window's
@@ -250,7 +250,7 @@ class Benchmark:
             frames=self.batch_size * (self.frames - context),
         )
 
-    def _train_function(self) -> Callable:
+    def _train_function(self) -> TrainStep:
         optimizer = make_optimizer(self.settings)
         return make_train_step(self.graphdef, self.flow, optimizer, self.settings, self.state)
 

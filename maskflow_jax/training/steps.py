@@ -21,6 +21,9 @@ from maskflow_jax.training.state import TrainState
 
 TIME_BINS = 10
 
+TrainStep = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, Any]]]
+"""(state, the run's key, tokens [B, T, H, W]) -> (state, metrics)."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flow:
@@ -58,6 +61,10 @@ class TimeSums(NamedTuple):
     cross_entropy: jax.Array
     count: jax.Array
     correct: jax.Array
+
+
+EvalStep = Callable[[dict, jax.Array, jax.Array, jax.Array], TimeSums]
+"""(parameters, key, tokens [B, T, H, W], valid [B]) -> sums."""
 
 
 class Corrupted(NamedTuple):
@@ -124,7 +131,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     config: OptimizerConfig,
     state: TrainState,
-) -> Callable:
+) -> TrainStep:
     """Builds the train step.
 
     Args:
@@ -224,7 +231,7 @@ def accumulate(grad_fn: Callable, params: dict, batch: Any, *, num_parts: int) -
     return jax.lax.scan(add, zeros, parts)[0]
 
 
-def make_eval_step(graphdef: nnx.GraphDef, flow: Flow, mesh: jax.sharding.Mesh) -> Callable:
+def make_eval_step(graphdef: nnx.GraphDef, flow: Flow, mesh: jax.sharding.Mesh) -> EvalStep:
     """Builds the held-out measure: plain masked cross-entropy at times spread over (0, 1).
 
     Args:

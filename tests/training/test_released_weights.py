@@ -229,6 +229,7 @@ def test_the_programs(world, weights, tmp_path):
     flags = settings_of(world)["data"]
     command = [sys.executable, "-m", "launch.import_weights", f"--checkpoint={weights[0]}"]
     command += ["--config=configs/maze.py:smoke", "--config.model.width=16"]
+    command += ["--config.model.patch_size=2"]
     command += [f"--config.data.directory={flags['directory']}", "--config.data.clip_frames=4"]
     run(*command, f"--workdir={tmp_path}/run")
     out = tmp_path / "out.safetensors"

@@ -97,10 +97,7 @@ def test_preview_and_validation_of_a_finished_run(finished):
     assert fps == pytest.approx(5)
     measured = [line for line in metrics(finished) if "validation/cross_entropy" in line]
     assert [line["step"] for line in measured] == [2, 4, 6]
-    nats = [line["validation/cross_entropy"] for line in measured]
-    # Near the uniform distribution over 8 codes, and of other weights each time.
-    assert nats == pytest.approx([np.log(8)] * 3, rel=0.1)
-    assert len(set(nats)) == 3
+    assert measured[-1]["validation/cross_entropy"] < measured[0]["validation/cross_entropy"]
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(shared, tmp_path, monkeypatch):
