@@ -45,7 +45,9 @@ class LatteConfig:
         patch_size: side p in tokens of the square merged into one patch.
         mlp_ratio: hidden width of the MLPs over D.
         time_conditioning: whether blocks see the frames' times; otherwise they see time 0.
-        dtype: type of the matrix products, "float32" or "bfloat16"; parameters are float32.
+        dtype: type of the matrix products and of what lies between them, "float32" or "bfloat16";
+            parameters, the residual stream, LayerNorm's statistics, the time embedding and the
+            logits are float32.
         remat: what the backward pass recomputes: "none", "dots" (all but matrix products), "full".
         attention: kernel, "xla", "cudnn" or "auto" (`attention.probe`).
         isolated_context: whether, in the temporal blocks, a clean frame (time exactly 1) attends to
@@ -191,7 +193,7 @@ class Latte(nnx.Module):
             x, _ = pair(x, jax.tree.map(lambda a: a[-1], layers_in), num_wanted)
             condition = condition[:, -num_wanted:]
         shift, scale = jnp.split(self.final_modulation(condition)[:, :, None], 2, axis=-1)
-        return layers.modulate(layers.layer_norm(x), shift, scale)
+        return layers.modulate(layers.layer_norm(x, condition.dtype), shift, scale)
 
     def context_cache(
         self, tokens: jax.Array, times: jax.Array, *, positions: np.ndarray | None = None
@@ -222,7 +224,7 @@ class Latte(nnx.Module):
         if not self.config.time_conditioning:
             times = jnp.zeros_like(times)
         x = self._embed(tokens)
-        condition = jax.nn.silu(self.time_embedding(times)).astype(x.dtype)
+        condition = jax.nn.silu(self.time_embedding(times)).astype(self.config.dtype)
         return x, condition, mask, clean
 
     def _layers(self, context: ContextCache | None):
@@ -233,7 +235,7 @@ class Latte(nnx.Module):
     def _pair(self, condition, mask, positions: np.ndarray):
         """The function (x, one of `_layers`, num_wanted) -> (x, the temporal keys and values)."""
         frame_positions = layers.sincos_1d(positions, self.config.width)
-        frame_positions = jnp.asarray(frame_positions, condition.dtype)[:, None]  # [T, 1, D]
+        frame_positions = jnp.asarray(frame_positions, jnp.float32)[:, None]  # [T, 1, D]
 
         def pair(x, layer, num_wanted=None):
             blocks, index, cached = layer
@@ -302,9 +304,9 @@ class Latte(nnx.Module):
             p=patch,
             q=patch,
         )
-        x = self.patch_projection(patches)
+        x = self.patch_projection(patches).astype(jnp.float32)
         positions = layers.sincos_2d(height // patch, self.config.width)
-        return x + jnp.asarray(positions, x.dtype)  # [B, T, N, D]
+        return x + jnp.asarray(positions, jnp.float32)  # [B, T, N, D]
 
 
 VARIANTS = {

@@ -1,7 +1,7 @@
 """The parts of the Latte transformer: attention, MLP, modulation, embeddings.
 
-LayerNorm statistics and the time embedding are computed in float32 whatever
-the compute type; matrix products run in `dtype`. Initialisation follows DiT: Xavier-uniform linears
+Matrix products run in the compute type `dtype`. LayerNorm statistics and the time embedding are
+computed in float32 whatever the compute type. Initialisation follows DiT: Xavier-uniform linears
 with zero bias, everything that gates or ends a residual branch zero, so that a new network is the
 identity (Peebles & Xie 2023, section 3).
 """
@@ -42,12 +42,20 @@ def apply_flat(layer: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Arr
     return rows.reshape(*x.shape[:-1], rows.shape[-1])
 
 
-def layer_norm(x: jax.Array) -> jax.Array:
-    """Normalises the last axis to zero mean and unit variance, without learned scale or shift."""
+def layer_norm(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Normalises the last axis to zero mean and unit variance, without learned scale or shift.
+
+    Args:
+        x: [..., D].
+        dtype: Type of the result; the statistics are computed in float32.
+
+    Returns:
+        [..., D].
+    """
     wide = x.astype(jnp.float32)
     mean = jnp.mean(wide, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True)
-    return ((wide - mean) * jax.lax.rsqrt(variance + 1e-6)).astype(x.dtype)
+    return ((wide - mean) * jax.lax.rsqrt(variance + 1e-6)).astype(dtype)
 
 
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:

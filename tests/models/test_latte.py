@@ -213,6 +213,30 @@ def test_bfloat16_computes_in_bfloat16_and_stays_close():
     assert 0 < float(error) < 0.05
 
 
+def test_the_residual_stream_is_float32():
+    """A stream rounded to bfloat16 gives an error of 1.6 % at depth 28, and of 0.75 % at depth 4."""
+    shape = {"codebook_size": 7, "depth": 28, "width": 64, "num_heads": 4}
+    init = jax.jit(lambda: nnx.state(Latte(LatteConfig(**shape), nnx.Rngs(0))))
+    rng = np.random.default_rng(0)
+    # The initialisation, but with open gates.
+    params = jax.tree.map(
+        lambda x: x + 0.05 * rng.normal(size=x.shape).astype(np.float32),
+        nnx.to_pure_dict(init()),
+    )
+    tokens = jax.random.randint(jax.random.key(0), (1, 4, 4, 4), 0, 8)
+    times = jax.random.uniform(jax.random.key(1), (1, 4))
+
+    def features(model: Latte) -> jax.Array:
+        return jax.jit(lambda: model.features(tokens, times))()
+
+    wide, narrow = (
+        np.asarray(features(build(LatteConfig(**shape, dtype=dtype), params)), float)
+        for dtype in ("float32", "bfloat16")
+    )
+    error = np.linalg.norm(wide - narrow) / np.linalg.norm(wide)
+    assert 0.001 < error < 0.009
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
