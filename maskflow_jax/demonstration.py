@@ -215,7 +215,7 @@ def _figures(config: Config, out: Path) -> dict[str, float]:
     batches = eval_clips(
         videos["test"], clip_frames=config.data.clip_frames, batch_size=config.data.batch_size
     )
-    clips = np.concatenate([tokens[valid] for tokens, valid in batches])
+    clips = np.concatenate([tokens[numbers >= 0] for tokens, numbers in batches])
     measured = baselines.measure(fitted, clips)
     lines = (out / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines if "validation/cross_entropy" in line]

@@ -224,7 +224,7 @@ def move(folder, state, training, shape):
 
 
 def init_and_evaluate():
-    """The initial state as training makes it, and the held-out measure, on one mesh and on one."""
+    """The initial state as training makes it, and the validation measure on two meshes."""
     mesh, config = make_mesh((2, 2, 2)), config_of(PATCH)
     optimizer = make_optimizer(optimizer_config())
     build = model_builder(config)
@@ -234,7 +234,9 @@ def init_and_evaluate():
     for where in (mesh, make_mesh((1, 1, 1))):
         measure = make_eval_step(graphdef, make_flow(config), where)
         placed = jax.device_put(params, sharding.state_shardings(where, params))
-        batch = sharding.place_batch(where, (batches()[0], np.arange(BATCH) != 2))
+        numbers = np.arange(BATCH)
+        numbers[2] = -1
+        batch = sharding.place_batch(where, (batches()[0], numbers))
         sums.append(measure(placed, jax.random.key(3), *batch))
     return {
         "placed by the rules": placed_by_the_rules(mesh, state),

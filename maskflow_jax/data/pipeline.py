@@ -168,8 +168,9 @@ def eval_clips(
         process_count: Number of processes.
 
     Returns:
-        An iterator of tokens int32 [B / process_count, T, h, w], zero where padded, and valid bool
-        [B / process_count], which is False there.
+        An iterator of tokens int32 [B / process_count, T, h, w], zero where padded, and the clips'
+        numbers in the split int32 [B / process_count], -1 there; a clip has the same number for any
+        batch size and number of processes.
 
     Raises:
         ValueError: if the clips are too long or the batch cannot be divided.
@@ -183,26 +184,29 @@ def eval_clips(
     local_batch = batch_size // process_count
     num_batches = -(-len(clips) // batch_size)
     share = num_batches * local_batch
-    clips = clips[process_index * share : (process_index + 1) * share]
+    first = process_index * share
+    clips = list(enumerate(clips))[first : first + share]
     return _cut(videos, clips, clip_frames, local_batch, num_batches)
 
 
 def _cut(
     videos: TokenVideos,
-    clips: list[tuple[int, int]],
+    clips: list[tuple[int, tuple[int, int]]],
     clip_frames: int,
     batch_size: int,
     num_batches: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Reads clips, given by video and first frame, into padded batches."""
+    """Reads clips, given by number, video and first frame, into padded batches."""
     video = functools.lru_cache(maxsize=1)(lambda index: videos[index]["tokens"])
     grid = videos.tokenizer["grid"]
     for batch in range(num_batches):
         part = clips[batch * batch_size : (batch + 1) * batch_size]
         tokens = np.zeros((batch_size, clip_frames, *grid), np.int32)
-        for row, (index, start) in enumerate(part):
+        numbers = np.full(batch_size, -1, np.int32)
+        for row, (number, (index, start)) in enumerate(part):
             tokens[row] = video(index)[start : start + clip_frames]
-        yield tokens, np.arange(batch_size) < len(part)
+            numbers[row] = number
+        yield tokens, numbers
 
 
 def _random_clip(

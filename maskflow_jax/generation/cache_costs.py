@@ -79,7 +79,7 @@ def compare(
         )
     clips = functools.partial(eval_clips, videos, clip_frames=frames, batch_size=batch_size)
     batches = [batch for _ in range(passes) for batch in clips()]
-    num_clips = sum(int(valid.sum()) for _, valid in batches) // passes
+    num_clips = sum(int((numbers >= 0).sum()) for _, numbers in batches) // passes
     plain, cached = (_sums(run, batches, context_frames, cached) for cached in (False, True))
     count, clip_counts = plain[:, 1].sum(), plain[:, 1].reshape(passes, num_clips).sum(0)
     # Masks of one clip are not independent of each other as clips are.
@@ -117,7 +117,8 @@ def _sums(run: TrainedModel, batches: list, context_frames: int, cached: bool) -
         )
 
     found = []
-    for index, (tokens, valid) in enumerate(batches):
+    for index, (tokens, numbers) in enumerate(batches):
+        valid = numbers >= 0
         key = jax.random.fold_in(jax.random.key(0), index)
         sums = np.stack(measure(run.params, key, tokens, valid), axis=1)
         found.append(sums[valid].astype(np.float64))

@@ -1,6 +1,7 @@
-"""The train step (Algorithm 1) and the held-out measure, as pure jitted functions."""
+"""The train step (Algorithm 1) and the validation measure, as pure jitted functions."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ class Flow:
 
 
 class TimeSums(NamedTuple):
-    """Held-out sums over the tokens of the frames in a bin of time, float32 [TIME_BINS].
+    """Validation sums over the tokens of the frames in a bin of time, float32 [TIME_BINS].
 
     Attributes:
         cross_entropy: in nats.
@@ -64,7 +65,7 @@ class TimeSums(NamedTuple):
 
 
 EvalStep = Callable[[dict, jax.Array, jax.Array, jax.Array], TimeSums]
-"""(parameters, key, tokens [B, T, H, W], valid [B]) -> sums."""
+"""(parameters, key, tokens [B, T, H, W], clip numbers [B]) -> sums."""
 
 
 class Corrupted(NamedTuple):
@@ -232,7 +233,7 @@ def accumulate(grad_fn: Callable, params: dict, batch: Any, *, num_parts: int) -
 
 
 def make_eval_step(graphdef: nnx.GraphDef, flow: Flow, mesh: jax.sharding.Mesh) -> EvalStep:
-    """Builds the held-out measure: plain masked cross-entropy at times spread over (0, 1).
+    """Builds the validation measure: plain masked cross-entropy at times spread over (0, 1).
 
     Args:
         graphdef: graph definition of the model.
@@ -240,18 +241,25 @@ def make_eval_step(graphdef: nnx.GraphDef, flow: Flow, mesh: jax.sharding.Mesh) 
         mesh: the mesh.
 
     Returns:
-        `eval_step(params, key, tokens, valid) -> sums`, jitted: for every one of `TIME_BINS` equal
-        bins of the frame's time, the summed cross-entropy, correct predictions and masked tokens,
-        as `TimeSums`. Clips where `valid` [B] is False do not count. Times are drawn per frame,
-        whatever the model was trained on, so that runs compare.
+        `eval_step(params, key, tokens, numbers) -> sums`, jitted: for every one of `TIME_BINS`
+        equal bins of the frame's time, the summed cross-entropy, correct predictions and masked
+        tokens, as `TimeSums`. `numbers` [B] are the clips' numbers in the split: they decide a
+        clip's times and masks, whatever batch it is in, and negative ones do not count. Times are
+        drawn per frame, whatever the model was trained on, so that runs compare.
     """
     layout = Layout(mesh, flow.frame_block)
 
-    def eval_step(params, key, tokens, valid):
+    def corrupt_clip(key, tokens):
         time_key, mask_key = jax.random.split(key)
-        times = jax.random.uniform(time_key, tokens.shape[:2], minval=MIN_TIME)
-        clips = corrupt(flow, mask_key, tokens, times)
-        masked = clips.masked & valid[:, None, None, None]
+        times = jax.random.uniform(time_key, tokens.shape[:1], minval=MIN_TIME)
+        clips = corrupt(flow, mask_key, tokens[None], times[None])
+        return jax.tree.map(lambda a: a[0], clips)
+
+    def eval_step(params, key, tokens, numbers):
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
+        clips = jax.vmap(corrupt_clip)(keys, tokens)
+        times = clips.times
+        masked = clips.masked & (numbers >= 0)[:, None, None, None]
         _, cross_entropy, correct = clip_loss(
             nnx.merge(graphdef, params), layout, clips, masked, jnp.ones_like(times)
         )

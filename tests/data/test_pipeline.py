@@ -161,10 +161,14 @@ def test_close(videos):
 
 def all_eval_clips(videos, **kwargs):
     batches = list(eval_clips(videos, clip_frames=5, **kwargs))
-    assert all(tokens.dtype == np.int32 and valid.dtype == bool for tokens, valid in batches)
-    assert all(not tokens[~valid].any() for tokens, valid in batches)
-    found = [sources(tokens[valid]) for tokens, valid in batches if valid.any()]
-    return batches, [(int(v), int(s)) for pair in found for v, s in zip(*pair, strict=True)]
+    assert all(array.dtype == np.int32 for batch in batches for array in batch)
+    assert all(not tokens[numbers < 0].any() for tokens, numbers in batches)
+    found = [sources(tokens[numbers >= 0]) for tokens, numbers in batches if max(numbers) >= 0]
+    clips = [(int(v), int(s)) for pair in found for v, s in zip(*pair, strict=True)]
+    # A clip's number says which of all clips it is.
+    numbers = [int(number) for _, numbers in batches for number in numbers if number >= 0]
+    assert [EVAL_CLIPS[number] for number in numbers] == clips
+    return batches, clips
 
 
 EVAL_CLIPS = [(v, s) for v, n in enumerate(LENGTHS) for s in range(0, n - 4, 5)]  # 18 clips
@@ -174,8 +178,9 @@ def test_eval_clips(videos):
     assert len(EVAL_CLIPS) == 18
     batches, clips = all_eval_clips(videos, batch_size=4)
     assert clips == EVAL_CLIPS
-    assert [valid.tolist() for _, valid in batches] == [[True] * 4] * 4 + [
-        [True, True, False, False]
+    assert [numbers.tolist() for _, numbers in batches] == [
+        *np.arange(16).reshape(4, 4).tolist(),
+        [16, 17, -1, -1],
     ]
     assert {tokens.shape for tokens, _ in batches} == {(4, 5, 1, 2)}
     batches, clips = all_eval_clips(videos, batch_size=18)

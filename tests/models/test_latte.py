@@ -214,7 +214,7 @@ def test_bfloat16_computes_in_bfloat16_and_stays_close():
 
 
 def test_the_residual_stream_is_float32():
-    """A stream rounded to bfloat16 gives an error of 1.6 % at depth 28, and of 0.75 % at depth 4."""
+    """One rounded to bfloat16 after every branch gives an error of 1.4 % here."""
     shape = {"codebook_size": 7, "depth": 28, "width": 64, "num_heads": 4}
     init = jax.jit(lambda: nnx.state(Latte(LatteConfig(**shape), nnx.Rngs(0))))
     rng = np.random.default_rng(0)

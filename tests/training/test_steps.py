@@ -26,7 +26,7 @@ from maskflow_jax.training.steps import TIME_BINS, make_eval_step, make_train_st
 
 BATCH = np.random.default_rng(0).integers(0, 8, (4, 4, 4, 4)).astype(np.int32)
 
-FULL = (BATCH, np.ones(4, bool))
+FULL = (BATCH, np.arange(4))
 
 
 def corrupted(key, tokens):
@@ -257,18 +257,21 @@ def plain_logits(model, tokens, times):
     return model.logits(model.features(tokens, times))
 
 
-def plain_sums(world, params, key, tokens, counted_clips):
-    """Held-out sums per time bin, position by position."""
-    time_key, mask_key = jax.random.split(key)
-    times = jax.random.uniform(time_key, tokens.shape[:2], minval=MIN_TIME)
-    xt = mask_tokens(mask_key, tokens, jnp.square(times), 8)
+def plain_sums(world, params, key, tokens, numbers):
+    """Validation sums per time bin, position by position."""
+    times, xt = [], []
+    for clip, number in zip(tokens, numbers, strict=True):
+        time_key, mask_key = jax.random.split(jax.random.fold_in(key, number))
+        times.append(jax.random.uniform(time_key, clip.shape[:1], minval=MIN_TIME))
+        xt.append(mask_tokens(mask_key, clip[None], jnp.square(times[-1])[None], 8)[0])
+    times, xt = jnp.stack(times), jnp.stack(xt)
     model = nnx.merge(world.graphdef, params)
     logits = np.asarray(plain_logits(model, xt, times), np.float64)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     sums = np.zeros((3, TIME_BINS))
     for index in np.argwhere(np.asarray(xt) == 8):
         b, t, h, w = index
-        if b in counted_clips:
+        if numbers[b] >= 0:
             at = int(times[b, t] * TIME_BINS)
             right = logits[b, t, h, w].argmax() == tokens[b, t, h, w]
             sums[:, at] += (-log_p[b, t, h, w, tokens[b, t, h, w]], 1, right)
@@ -284,30 +287,42 @@ def learned(world):
 
 
 def test_validation_sums_by_time_bin_leave_out_padding(world, learned):
-    key, valid = jax.random.key(3), np.array([True, False, True, False])
+    key, numbers = jax.random.key(3), np.array([7, -1, 2, -1])
     measure = functools.partial(world.eval_step, learned, key)
-    sums = measure(*sharding.place_batch(world.mesh, (BATCH, valid)))
-    expected = plain_sums(world, learned, key, BATCH, {0, 2})
+    sums = measure(*sharding.place_batch(world.mesh, (BATCH, numbers)))
+    expected = plain_sums(world, learned, key, BATCH, numbers)
     np.testing.assert_allclose(np.stack(sums), expected, rtol=1e-4)
-    garbage = np.where(valid[:, None, None, None], BATCH, 5)
-    other = measure(*sharding.place_batch(world.mesh, (garbage, valid)))
+    garbage = np.where((numbers >= 0)[:, None, None, None], BATCH, 5)
+    other = measure(*sharding.place_batch(world.mesh, (garbage, numbers)))
     assert_same(host_copy(other), host_copy(sums))
 
 
 def test_validation_is_the_same_every_time_and_weighs_tokens_alike(world, learned):
-    clips = [FULL, (BATCH, np.array([True, False, False, False]))]
+    last = np.array([4, -1, -1, -1])
+    clips = [FULL, (BATCH, last)]
     summary = validate(world.eval_step, learned, clips, world.mesh)
     assert validate(world.eval_step, learned, clips, world.mesh) == summary
-    keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(2)]
-    sums = plain_sums(world, learned, keys[0], BATCH, {0, 1, 2, 3})
-    sums += plain_sums(world, learned, keys[1], BATCH, {0})
+    sums = plain_sums(world, learned, jax.random.key(0), BATCH, np.arange(4))
+    sums += plain_sums(world, learned, jax.random.key(0), BATCH, last)
     assert summary["cross_entropy"] == pytest.approx(sums[0].sum() / sums[1].sum(), rel=1e-4)
     assert summary["accuracy"] == pytest.approx(sums[2].sum() / sums[1].sum(), rel=1e-6)
     assert validate(world.eval_step, learned, clips, world.mesh, seed=1) != summary
 
 
+def test_validation_does_not_depend_on_the_batches(world, learned):
+    """Nor, since a process's share is a part of the batch, on the number of processes."""
+    whole = validate(world.eval_step, learned, [FULL], world.mesh)
+    order = np.array([2, 0, 3, 1])
+    halves = [
+        (BATCH[order], np.where(np.arange(4) < 2, order, -1)),
+        (BATCH[order], np.where(np.arange(4) >= 2, order, -1)),
+    ]
+    parts = validate(world.eval_step, learned, halves, world.mesh)
+    assert parts == pytest.approx(whole, rel=1e-6)
+
+
 def test_validation_without_a_clip_is_an_error(world, learned):
-    padding = [(BATCH, np.zeros(4, bool))]
+    padding = [(BATCH, np.full(4, -1))]
     for clips in ([], padding):
         with pytest.raises(ValueError, match="no masked token"):
             validate(world.eval_step, learned, clips, world.mesh)
