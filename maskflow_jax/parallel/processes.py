@@ -232,3 +232,16 @@ def _hosts() -> list[str]:
     name[: len(encoded)] = encoded
     rows = multihost_utils.process_allgather(name)
     return [bytes(row).rstrip(b"\0").decode() for row in np.asarray(rows).reshape(-1, _HOST_BYTES)]
+
+
+def gather_numbers(value: int | bool) -> np.ndarray:
+    """Gathers a number of each process, below 2^32; all processes call this together.
+
+    Returns:
+        int64 [processes].
+    """
+    if jax.process_count() == 1:
+        return np.array([value], np.int64)
+    halves = np.array([value >> 16, value & 0xFFFF], np.int32)  # jax's integers have 32 bits
+    gathered = np.asarray(multihost_utils.process_allgather(halves), np.int64)
+    return gathered[:, 0] * 2**16 + gathered[:, 1]

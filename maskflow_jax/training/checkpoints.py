@@ -1,11 +1,12 @@
 """Checkpoints of a run: what is saved, what is restored, and what happens when a file is damaged.
 
-A checkpoint has four items, so that each reader takes what it needs: `train_state` (step,
-parameters, optimiser), `ema_params` (all that sampling reads), `data` (the position in the data)
-and `config` (the resolved settings). Imported weights have no position in the data: in its place
-stands the item `imported`, which says where they come from, so that a missing position is damage
-elsewhere. Orbax writes a step under a temporary name and renames it when it is whole; a step that
-is whole but cannot be read is set aside and the one before is used.
+A checkpoint has five items, so that each reader takes what it needs: `train_state` (step,
+parameters, optimiser), `ema_params` (all that sampling reads), `data` (the position in the data),
+`config` (the resolved settings) and `digests` (of what the first three hold). Imported weights have
+no position in the data: in its place stands the item `imported`, which says where they come from,
+so that a missing position is damage elsewhere. Orbax writes a step under a temporary name and
+renames it when it is complete. A complete step that cannot be read, or whose digests differ from
+those of its save, is set aside, and the one before it is used.
 
 Of several processes each reads alone, so that one that meets damage does not leave the others in a
 barrier; then they agree: a step that one of them cannot read is damaged for all.
@@ -23,6 +24,8 @@ from grain import checkpoint as grain_checkpoint
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from maskflow_jax.parallel.processes import gather_numbers
+from maskflow_jax.training.digests import array_digests, changed_parts, json_digest
 from maskflow_jax.training.state import TrainState
 
 # How a damaged item shows beside that: cut or missing JSON and metadata.
@@ -79,7 +82,9 @@ class Checkpoints:
             CheckpointError: if two saves in a row failed, a full disk for instance, or the step is
                 not newer than what is there.
         """
-        self._save(state, config, data=grain_checkpoint.CheckpointSave(data))
+        # Every process has a position of its own.
+        positions = gather_numbers(json_digest(data.get_state())).tolist()
+        self._save(state, config, positions, data=grain_checkpoint.CheckpointSave(data))
 
     def save_imported(self, state: TrainState, config: dict, origin: dict) -> None:
         """Saves weights from elsewhere; a run goes on from them with its data at the beginning.
@@ -92,15 +97,16 @@ class Checkpoints:
         Raises:
             CheckpointError: if the save failed.
         """
-        self._save(state, config, imported=ocp.args.JsonSave(origin))
+        self._save(state, config, [], imported=ocp.args.JsonSave(origin))
 
-    def _save(self, state: TrainState, config: dict, **item: ocp.args.CheckpointArgs) -> None:
+    def _save(self, state: TrainState, config: dict, positions: list[int], **item: Any) -> None:
         step = int(state["step"])
         rest = {name: state[name] for name in ("step", "params", "opt_state")}
         items = ocp.args.Composite(
             train_state=ocp.args.StandardSave(rest),
             ema_params=ocp.args.StandardSave(state["ema_params"]),
             config=ocp.args.JsonSave(config),
+            digests=ocp.args.JsonSave({**array_digests(state), "data": positions}),
             **item,
         )
         self._settle()
@@ -139,7 +145,7 @@ class Checkpoints:
     def _settle(self) -> None:
         """Looks how the save before ended, in all processes; the second failure is raised."""
         self._finish()
-        failed = np.flatnonzero(_gather(self._failed is not None))
+        failed = np.flatnonzero(gather_numbers(self._failed is not None))
         if not failed.size:
             self._failures = 0
             return
@@ -239,10 +245,12 @@ class Checkpoints:
                 problems[newer] = f"step {newer}: other processes do not see it"
             steps = [number for number in steps if number < step]
             restored, problem = self._read(step, items)
-            if not _gather(problem is not None).any():
-                logging.info("restored step %d from %s", step, self.directory)
-                self._restored_step = step
-                return restored, list(problems)
+            if not gather_numbers(problem is not None).any():
+                problem = self._changed(step, restored, items.get("data"))
+                if not gather_numbers(problem is not None).any():
+                    logging.info("restored step %d from %s", step, self.directory)
+                    self._restored_step = step
+                    return restored, list(problems)
             problems[step] = problem or f"step {step}: another process cannot read it"
             logging.warning("a checkpoint cannot be read, %s", problems[step])
         if problems:
@@ -255,7 +263,7 @@ class Checkpoints:
 
     def _newest_of_all(self, steps: list[int]) -> int | None:
         """The newest step that every process sees, of those that each has not tried; or None."""
-        newest = _gather(steps[-1] if steps else _NO_STEP)
+        newest = gather_numbers(steps[-1] if steps else _NO_STEP)
         if newest.max() == _NO_STEP:
             return None
         if newest.min() == _NO_STEP:
@@ -270,6 +278,8 @@ class Checkpoints:
         """What this process reads of a step, or its problem."""
         absent = "data" if (self.directory / str(step) / "imported").is_dir() else None
         wanted = {name: item for name, item in items.items() if name != absent}
+        if (self.directory / str(step) / "digests").is_dir():
+            wanted["digests"] = ocp.args.JsonRestore()
         try:
             return self._reader.restore(step, args=ocp.args.Composite(**wanted)), None
         except Exception as error:
@@ -277,6 +287,16 @@ class Checkpoints:
             if type(error) is not Exception and not isinstance(error, _DAMAGE):
                 raise
             return None, f"step {step}: {(str(error) or repr(error)).splitlines()[0][:300]}"
+
+    def _changed(self, step: int, restored: Any, data: Any) -> str | None:
+        """What of a step is not as it was saved; all processes look together."""
+        found = dict(restored.items())
+        if "digests" not in found:
+            logging.info("step %d was saved without digests: its arrays are not checked", step)
+            return None
+        position = json_digest(data.item.get_state()) if "data" in found else None
+        changed = changed_parts(found["digests"], found, position)
+        return f"step {step}: {', '.join(changed)} changed since the save" if changed else None
 
     def _clear_the_way(self, damaged: list[int]) -> None:
         """Keeps damaged steps in another folder, for the run will come by these steps again."""
@@ -324,10 +344,3 @@ def _make_reader(directory: Path) -> ocp.CheckpointManager:
             ),
         ),
     )
-
-
-def _gather(value: int | bool) -> np.ndarray:
-    """Every process's value, by process."""
-    if jax.process_count() == 1:
-        return np.array([value], np.int32)
-    return np.asarray(multihost_utils.process_allgather(np.int32(value)))

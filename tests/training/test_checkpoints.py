@@ -45,6 +45,19 @@ def big_file(folder):
     return max(folder.glob("**/d/*"), key=lambda file: file.stat().st_size)
 
 
+def flip(file):
+    """Changes one bit in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    file.write_bytes(bytes(content))
+
+
+def other_position(file):
+    content = file.read_text()
+    assert '"next_batch": 3' in content
+    file.write_text(content.replace('"next_batch": 3', '"next_batch": 7'))
+
+
 def cut(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
@@ -55,6 +68,14 @@ DAMAGES = {
     "cut index": lambda step: cut(step / "train_state" / "manifest.ocdbt"),
     "cut metadata": lambda step: cut(step / "train_state" / "_METADATA"),
     "cut average": lambda step: cut(big_file(step / "ema_params" / "ocdbt.process_0")),
+    "a flipped bit": lambda step: flip(big_file(step / "train_state" / "ocdbt.process_0")),
+    "a flipped bit of the average": lambda step: flip(big_file(step / "ema_params")),
+    "another position": lambda step: (step / "data" / "process_0-of-1.json").write_text(
+        (step / "data" / "process_0-of-1.json")
+        .read_text()
+        .replace('"next_batch": 3', '"next_batch": 7')
+    ),
+    "other digests": lambda step: (step / "digests" / "metadata").write_text("{}"),
     "cut data": lambda step: cut(step / "data" / "process_0-of-1.json"),
     "no data": lambda step: shutil.rmtree(step / "data"),
     "no average": lambda step: shutil.rmtree(step / "ema_params"),
@@ -62,9 +83,9 @@ DAMAGES = {
 }
 
 
-def test_four_items_and_exact_restore(saved, world):
+def test_five_items_and_exact_restore(saved, world):
     items = {path.name for path in (saved / "checkpoints" / "3").iterdir() if path.is_dir()}
-    assert items == {"train_state", "ema_params", "data", "config"}
+    assert items == {"train_state", "ema_params", "data", "config", "digests"}
     assert json.loads((saved / "checkpoints/3/config/metadata").read_text()) == CONFIG
     state, position = restore(saved, world)
     assert_same(host_copy(state), host_copy(make_state(3)))
@@ -161,6 +182,20 @@ def test_falls_back_to_the_last_readable_one(saved, world, caplog, damage):
     checkpoints.close()
     state, position = restore(saved, world)
     assert (int(state["step"]), position) == (3, 3)
+
+
+def test_a_flipped_bit_is_noticed_where_weights_are_read(saved):
+    flip(big_file(saved / "checkpoints" / "3" / "ema_params"))
+    checkpoints = Checkpoints(saved)
+    step, params = checkpoints.restore_ema_params(abstract(make_state(0)["ema_params"]))
+    assert step == 2
+    assert_same(host_copy(params), host_copy(make_state(2)["ema_params"]))
+    checkpoints.close()
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_digests(saved, world):
+    shutil.rmtree(saved / "checkpoints" / "3" / "digests")
+    assert restore(saved, world)[0]["step"] == 3
 
 
 def test_all_damaged_is_an_error_that_lists_them_and_moves_nothing(saved, world):
