@@ -3,13 +3,14 @@ r"""DMLab as in the paper: Latte-B/2 on 32x32 tokens of 256x256 frames, windows 
     python -m launch.prepare_data --source=hdf5_tokens --input=dmlab_train_indices.h5 \
         --source_fps=15 --tokenizer=tokenizers/vq_f8 --output=data/dmlab --min_frames=36
     python -m launch.train --config=configs/dmlab.py --workdir=runs/dmlab
-    python -m launch.sample --workdir=runs/dmlab --length=180
+    python -m launch.sample --workdir=runs/dmlab --length=180 \
+        --context=all --random_windows --num_videos=0
 
 Everything else is as for FaceForensics (`configs/faceforensics.py`). The frame rate decides how
 fast samples play, and how fast a video file is read as their context.
 
 Windows of k = 36 frames, m = 12 context frames, stride s = k - m = 24 (full sequence); the paper's
-autoregressive rows need `--context_frames=35 --stride=1`.
+autoregressive rows need `--set=context_frames=35 --set=stride=1`.
 
 Expected FVD, the paper's figures, not yet measured with this code; lower is better:
 

@@ -3,13 +3,15 @@ r"""FaceForensics as in the paper: Latte-XL/2 on 32x32 tokens of 256x256 frames,
     python -m launch.prepare_data --source=hdf5_tokens --input=faceforensics_train_indices.h5 \
         --source_fps=8 --tokenizer=tokenizers/vq_f8 --output=data/faceforensics --min_frames=16
     python -m launch.train --config=configs/faceforensics.py --workdir=runs/faceforensics
-    python -m launch.sample --workdir=runs/faceforensics --length=160
+    python -m launch.sample --workdir=runs/faceforensics --length=160 \
+        --context=all --random_windows --num_videos=0
 
 `tokenizers/vq_f8` is the SD-VQGAN vq-f8 as a tokenizer of this project. The dataset comes from the
 published token file or from videos; both carry the tokenizer's identity, which is checked.
 
 Windows of k = 16 frames, m = 2 context frames, stride s = k - m = 14 (full sequence); the paper's
-autoregressive rows need `--context_frames=15 --stride=1`. MGM passes the network time 0 for new
+autoregressive rows need `--set=context_frames=15 --set=stride=1`. The paper samples all 704 videos,
+each from a random window of its own. MGM passes the network time 0 for new
 frames at every step, as Algorithm 4 does and as the MGM rows below were made.
 
 Expected FVD, the paper's figures, not yet measured with this code; lower is better:

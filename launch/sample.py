@@ -24,12 +24,13 @@ _TASK = flags.DEFINE_string(
     "task", "prediction", "prediction, backward, inbetween, loop, inpaint or unconditional."
 )
 _CONTEXT = flags.DEFINE_string(
-    "context", "test", "Known frames: a split of the dataset, or a video or image file."
+    "context", "test", "Known frames: test, train, all (both), or a video or image file."
 )
+_WINDOWS = flags.DEFINE_bool("random_windows", False, "Takes a random window of every video.")
 _LENGTH = flags.DEFINE_integer("length", None, "Number of frames of a video.", required=True)
 _BOX = flags.DEFINE_list("box", None, "inpaint: top,left,height,width as shares of the frame.")
 _SET = flags.DEFINE_multi_string("set", [], "A setting of the section `sampling`, NAME=VALUE.")
-_NUM_VIDEOS = flags.DEFINE_integer("num_videos", 1, "Number of videos.", lower_bound=1)
+_NUM_VIDEOS = flags.DEFINE_integer("num_videos", 1, "0: all of the split.", lower_bound=0)
 _BATCH = flags.DEFINE_integer("batch_size", 4, "Videos sampled at a time.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed.", lower_bound=0, upper_bound=2**32 - 1)
 _GIF = flags.DEFINE_bool("gif", None, "Whether GIFs are written; by default up to 200 frames.")
@@ -58,17 +59,21 @@ def main(_) -> None:
         one = generator.read_context(
             _CONTEXT.value, frames=frames, from_start=generation.task.backward
         )
-        contexts = np.repeat(one, count, axis=0)
+        contexts = np.repeat(one, count or 1, axis=0)
     else:
-        split = _CONTEXT.value
-        contexts = generator.read_context(frames=frames, split=split, indices=np.arange(count))
+        contexts = generator.read_context(
+            frames=frames,
+            split=_CONTEXT.value,
+            indices=np.arange(count) if count else "all",
+            window_seed=_SEED.value if _WINDOWS.value else None,
+        )
     logging.info("%s by %s: %s", _TASK.value, sampling.sampler.name, generation)
     out = Path(_OUT.value or generator.model.directory / "samples")
     folder = SampleFolder(
         generator, out, contexts, seed=_SEED.value, length=_LENGTH.value, options=options
     )
     written = folder.complete(_BATCH.value, gif=_GIF.value)
-    logging.info("wrote %d videos of %d frames; %s has %d", written, _LENGTH.value, out, count)
+    logging.info("wrote %d videos of %d frames to %s", written, _LENGTH.value, out)
 
 
 if __name__ == "__main__":

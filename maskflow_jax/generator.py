@@ -102,6 +102,7 @@ class VideoGenerator:
         frames: int | None = None,
         split: str = "test",
         indices: Any = None,
+        window_seed: int | None = None,
         from_start: bool = False,
     ) -> np.ndarray:
         """Reads known frames.
@@ -110,10 +111,13 @@ class VideoGenerator:
             source: A path of a video or an image, several images, an array of frames, or tokens;
                 `generation.contexts.read_frames` has the forms. None reads the dataset.
             frames: Number of frames; None for the model's number of context frames.
-            split: Split of the dataset.
-            indices: Numbers of the dataset's videos; None for the first one.
-            from_start: Takes the first frames of a longer source instead of the last ones. Of a
-                dataset's video the first frames are taken in any case.
+            split: Split of the dataset, or "all" for the training and then the test videos.
+            indices: Numbers of the dataset's videos, "all" for every one of them, None for the
+                first one.
+            window_seed: Takes a random window of each of the dataset's videos, which depends on
+                this seed and on the video's number; None takes the first frames.
+            from_start: Takes the first frames of a longer source instead of the last ones; it is
+                not used for a dataset.
 
         Returns:
             Tokens int32 [B, frames, h, w].
@@ -121,33 +125,25 @@ class VideoGenerator:
         Raises:
             FileNotFoundError: if a file or the dataset is missing.
             IndexError: if the dataset has no video of such a number.
-            ValueError: if a source is too short or cannot be read.
+            ValueError: if a source is too short or cannot be read, or `indices` is another word.
         """
         frames = self.model.config.sampling.context_frames if frames is None else frames
         if source is None and frames == 0:
+            if isinstance(indices, str):
+                raise ValueError("videos without a context are not counted by a dataset's videos")
             count = 1 if indices is None else len(np.atleast_1d(indices))
             return np.zeros((count, 0, *self.model.config.tokenizer.grid), np.int32)
         if source is not None:
             return contexts.read_frames(
                 source, self.tokenizer, frames=frames, fps=self.fps, from_start=from_start
             )
-        indices = [0] if indices is None else np.atleast_1d(indices).tolist()
-        videos = trained_model.shipped_contexts(self.model, split)
-        if videos is None or self._dataset is not None:
-            videos = self._videos(split)
-        for index in indices:
-            if not -len(videos) <= index < len(videos):
-                raise IndexError(
-                    f"split {split!r} has {len(videos)} videos, there is no number {index}"
-                )
-        rows = [v["tokens"] if isinstance(v, dict) else v for v in (videos[i] for i in indices)]
-        short = [len(row) for row in rows if len(row) < frames]
-        if short:
-            raise ValueError(
-                f"a video of split {split!r} has {short[0]} frames, {frames} are wanted; ask for "
-                "fewer frames or other videos"
-            )
-        return np.stack([row[:frames] for row in rows]).astype(np.int32)
+        videos = None if self._dataset else trained_model.shipped_contexts(self.model, split)
+        if videos is None:
+            splits = ("train", "test") if split == "all" else (split,)
+            videos = contexts.DatasetVideos([self._videos(name) for name in splits])
+        return contexts.video_windows(
+            videos, indices, frames=frames, seed=window_seed, source=f"split {split!r}"
+        )
 
     def plan(self, length: int, *, task: str = "prediction", **options: Any) -> Generation:
         """Plans a generation without sampling.

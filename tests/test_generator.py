@@ -14,6 +14,8 @@ import tiny
 from PIL import Image
 
 import maskflow_jax as mf
+from maskflow_jax.data.dataset import read_token_dataset
+from maskflow_jax.generation.contexts import video_windows
 from maskflow_jax.generation.trained_model import export_model, load_model
 from maskflow_jax.io import video_files
 
@@ -78,16 +80,35 @@ def test_contexts_are_read_from_everything(generator, tmp_path):
     np.testing.assert_array_equal(data, np.stack([real[2][:2], real[0][:2]]))
 
 
-def tiny_videos(generator):
-    directory = generator.model.config.data.directory
-    videos = mf_dataset(directory)
+def tiny_videos(generator, split="test"):
+    videos = read_token_dataset(generator.model.config.data.directory, split)
     return [videos[index]["tokens"] for index in range(len(videos))]
 
 
-def mf_dataset(directory):
-    from maskflow_jax.data.dataset import read_token_dataset
+def test_random_windows_of_all_videos_of_both_splits(generator):
+    real = tiny_videos(generator, "train") + tiny_videos(generator)
+    windows = generator.read_context(frames=2, split="all", indices="all", window_seed=0)
+    assert len(windows) == len(real)
+    for window, video in zip(windows, real, strict=True):
+        assert any(np.array_equal(video[s : s + 2], window) for s in range(len(video) - 1))
+    first = generator.read_context(frames=2, split="train", indices="all")
+    np.testing.assert_array_equal(first, [video[:2] for video in tiny_videos(generator, "train")])
 
-    return read_token_dataset(directory, "test")
+
+def test_a_random_window_depends_on_the_seed_and_its_video():
+    videos = [np.arange(20 + i)[:, None, None] for i in range(30)]
+
+    def starts(indices, seed):
+        windows = video_windows(videos, indices, frames=18, seed=seed, source="test")
+        np.testing.assert_array_equal(windows[:, -1] - windows[:, 0], 17)
+        return windows[:, 0, 0, 0].tolist()
+
+    of_all = starts("all", 0)
+    assert len(set(of_all)) > 10
+    assert all(0 <= start <= 2 + i for i, start in enumerate(of_all))
+    assert any(start == 2 + i for i, start in enumerate(of_all[:8]))  # the last place is drawn too
+    assert starts([29, 3, -1], 0) == [of_all[29], of_all[3], of_all[29]]
+    assert starts("all", 1) != of_all
 
 
 @pytest.mark.parametrize(
@@ -96,6 +117,8 @@ def mf_dataset(directory):
         ({"source": "nowhere.mp4"}, FileNotFoundError, "no video or image at nowhere.mp4"),
         ({"source": np.zeros((2, 8, 8, 3))}, ValueError, "neither frames, uint8"),
         ({"source": np.zeros((2, 4, 4), int), "frames": 3}, ValueError, "2 frames, 3 are wanted"),
+        ({"indices": "every"}, ValueError, "indices is 'every'; give numbers of videos, or 'all'"),
+        ({"indices": "all", "frames": 0}, ValueError, "without a context"),
         ({"indices": 99}, IndexError, "has 3 videos, there is no number 99"),
         ({"split": "validation"}, ValueError, "no split 'validation'"),
         ({"frames": 99}, ValueError, "99 are wanted; ask for fewer"),

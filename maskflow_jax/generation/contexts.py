@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from maskflow_jax.data.dataset import TokenVideos
 from maskflow_jax.generation.request import Generation
 from maskflow_jax.io import video_files
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
@@ -105,6 +106,66 @@ def _read_image(path: Path) -> np.ndarray:
 def _square(frames: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     """The middle square of frames, scaled to the tokenizer's size."""
     return video_files.square_frames(frames, tokenizer.identity["frame_size"])
+
+
+class DatasetVideos:
+    """Token videos of one or several splits, in order: `videos[i]` is int [F, h, w]."""
+
+    def __init__(self, splits: Sequence[TokenVideos]):
+        self._videos = [(split, index) for split in splits for index in range(len(split))]
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        split, number = self._videos[index]
+        return split[number]["tokens"]
+
+
+def video_windows(
+    videos: DatasetVideos | np.ndarray,
+    indices: Sequence[int] | int | str | None,
+    *,
+    frames: int,
+    seed: int | None,
+    source: str,
+) -> np.ndarray:
+    """Cuts a window out of each of some token videos.
+
+    Args:
+        videos: Token videos.
+        indices: Numbers of the videos, "all" for every one of them, None for the first one.
+        frames: Number of frames of a window.
+        seed: Seed of random windows, drawn uniformly; a window depends on the seed and on the
+            number of its video. None takes the first frames.
+        source: Where the videos are from, for errors.
+
+    Returns:
+        Tokens int32 [B, frames, h, w].
+
+    Raises:
+        IndexError: if there is no video of such a number.
+        ValueError: if a video is too short, or `indices` is another word.
+    """
+    if isinstance(indices, str):
+        if indices != "all":
+            raise ValueError(f"indices is {indices!r}; give numbers of videos, or 'all'")
+        indices = range(len(videos))
+    windows = []
+    for index in np.atleast_1d(0 if indices is None else indices).tolist():
+        if not -len(videos) <= index < len(videos):
+            raise IndexError(f"{source} has {len(videos)} videos, there is no number {index}")
+        tokens, start = videos[index], 0
+        if len(tokens) < frames:
+            raise ValueError(
+                f"a video of {source} has {len(tokens)} frames, {frames} are wanted; ask for fewer "
+                "frames or other videos"
+            )
+        if seed is not None:
+            number = index % len(videos)
+            start = np.random.default_rng([seed, number]).integers(len(tokens) - frames + 1)
+        windows.append(tokens[start : start + frames])
+    return np.stack(windows).astype(np.int32)
 
 
 def real_tokens(
