@@ -12,10 +12,6 @@ import ml_collections
 def get_config(mode: str = "") -> ml_collections.ConfigDict:
     """The settings; `mode` "smoke" is a run of seconds that only shows that everything works."""
     config = ml_collections.ConfigDict()
-    config.seed = 0
-    config.batch_size = 8
-    config.eval_every_steps = 1_000
-
     config.data = ml_collections.ConfigDict()
     config.data.num_train_videos = 300
     config.data.num_test_videos = 40
@@ -42,6 +38,9 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
     config.training.code_decay = 0.99
     config.training.dead_below = 0.02
     config.training.kmeans_iterations = 20
+    config.training.batch_size = 8
+    config.training.seed = 0
+    config.training.save_every = 1_000
 
     if mode == "smoke":
         config.data.num_train_videos = config.data.num_test_videos = 2
@@ -49,7 +48,7 @@ def get_config(mode: str = "") -> ml_collections.ConfigDict:
         config.model.codebook_size = 64
         config.training.num_steps = 12
         config.training.warm_up_steps = 4
-        config.eval_every_steps = 12
+        config.training.save_every = 12
     elif mode:
         raise ValueError(f"unknown mode {mode!r}; the config knows '' and 'smoke'")
     return config

@@ -1,14 +1,15 @@
 """Training tokenizers on rendered mazes: renders, trains, measures and saves.
 
-"patch_vq"    a patch tokenizer on generated mazes; its training resumes exactly
-"vqgan"       a VQGAN on the textured maze `my_way_home`; its training does not resume
+"patch_vq"    a patch tokenizer on generated mazes
+"vqgan"       a VQGAN on the textured maze `my_way_home`
+
+A training that was stopped goes on from its last saved state, exactly.
 """
 
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 from absl import logging
 
@@ -19,7 +20,6 @@ from maskflow_jax.evaluation.reconstruction import code_statistics, psnr_of
 from maskflow_jax.evaluation.tokenizer_card import tokenizer_figures, write_card
 from maskflow_jax.tokenizers import patch_vq_training, vqgan_training
 from maskflow_jax.tokenizers.patch_vq import PatchVQConfig
-from maskflow_jax.tokenizers.pixels import to_unit_range
 from maskflow_jax.tokenizers.tokenizer import Tokenizer, save_tokenizer
 from maskflow_jax.tokenizers.vqgan import VQGANConfig
 from maskflow_jax.training.metrics import MetricWriter
@@ -34,7 +34,7 @@ def train_tokenizer(config: Mapping, workdir: str | Path) -> None:
 
     Raises:
         ImportError: if VizDoom is missing.
-        FileExistsError: if a VQGAN was trained in the folder before.
+        ValueError: if the folder holds the training of a tokenizer with other settings.
     """
     kinds = {"patch_vq": _train_patch_tokenizer, "vqgan": _train_vqgan}
     kinds[config.get("kind", "vqgan")](config, Path(workdir))
@@ -81,51 +81,31 @@ def _render(config: Mapping, split: str) -> Iterator[np.ndarray]:
 
 
 def _train_vqgan(config: Mapping, workdir: Path) -> None:
-    """Trains a VQGAN on `my_way_home`."""
-    directory = workdir / "tokenizer"
-    if directory.exists():
-        raise FileExistsError(f"{directory} holds a tokenizer already; choose another folder")
-    workdir.mkdir(parents=True, exist_ok=True)
+    """Trains a VQGAN on `my_way_home`, from its last saved state if there is one."""
     model = VQGANConfig(**config["model"])
-    settings = vqgan_training.VQTrainingConfig(**config["training"])
-    init, train_step, place_codebook = vqgan_training.build(model, settings)
-    train = _render_textured(
-        config["data"], "train", config["data"]["num_train_videos"], model.frame_size
-    )
-    validation = _render_textured(
-        config["data"], "test", config["data"]["num_test_videos"], model.frame_size
+    training = vqgan_training.VQTrainingConfig(**config["training"])
+    workdir.mkdir(parents=True, exist_ok=True)
+    train, validation = (
+        _render_textured(config["data"], split, config["data"][count], model.frame_size)
+        for split, count in (("train", "num_train_videos"), ("test", "num_test_videos"))
     )
     logging.info("%d training frames, %d validation frames", len(train), len(validation))
+    writer, directory = MetricWriter(workdir), workdir / "tokenizer"
 
-    init_key, key = jax.random.split(jax.random.key(config["seed"]))
-    rng = np.random.default_rng(config["seed"])
-    state = init(init_key)
-    writer = MetricWriter(workdir)
-    started = time.monotonic()
-    for step in range(1, settings.num_steps + 1):
-        if step == settings.warm_up_steps + 1:
-            # About four latents per code, so that no code starts from a single latent.
-            count = max(config["batch_size"], 4 * model.codebook_size // model.grid_size**2)
-            sample = train[rng.integers(0, len(train), count)]
-            state = place_codebook(state, key, to_unit_range(sample))
-        batch = train[rng.integers(0, len(train), config["batch_size"])]
-        state, metrics = train_step(state, key, to_unit_range(batch))
-        if step % config["eval_every_steps"] == 0 or step == settings.num_steps:
-            save_tokenizer(directory, model, state.params)
-            rate = step / (time.monotonic() - started)
-            remaining = (settings.num_steps - step) / rate / 60
-            scalars = {f"train/{name}": float(value) for name, value in metrics.items()}
-            measured = _evaluate(directory, validation)
-            writer.write(step, scalars | {f"validation/{k}": v for k, v in measured.items()})
-            logging.info(
-                "step %d/%d  %.1f steps/s  %.0f min left  %.2f dB, %.1f%% of codes used",
-                step,
-                settings.num_steps,
-                rate,
-                remaining,
-                measured["psnr"],
-                100 * measured["code_usage"],
-            )
+    def report(step: int, params: dict, metrics: dict[str, float]) -> None:
+        save_tokenizer(directory, model, params)
+        measured = _evaluate(directory, validation)
+        scalars = {f"train/{name}": value for name, value in metrics.items()}
+        writer.write(step, scalars | {f"validation/{k}": v for k, v in measured.items()})
+        logging.info(
+            "step %d/%d: %.2f dB, %.1f %% of codes used",
+            step,
+            training.num_steps,
+            measured["psnr"],
+            100 * measured["code_usage"],
+        )
+
+    vqgan_training.train(train, model, training, workdir / "states", report=report)
     writer.close()
 
 

@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from flax import nnx
 
 from maskflow_jax.tokenizers.patch_vq import PatchVQ, PatchVQConfig, abstract_patch_vq, to_patches
 from maskflow_jax.tokenizers.psnr import psnr
+from maskflow_jax.tokenizers.saved_states import open_states
 from maskflow_jax.tokenizers.vqgan import nearest_code
 from maskflow_jax.tokenizers.vqgan_training import kmeans
 
@@ -78,7 +78,8 @@ def train(
         The parameters of `PatchVQ`.
 
     Raises:
-        ValueError: If the frames have another size, or fewer patches than there are codes.
+        ValueError: If the frames have another size, or fewer patches than there are codes, or the
+            folder holds a training with other settings.
     """
     if frames.shape[1:] != (model.frame_size, model.frame_size, 3):
         raise ValueError(
@@ -86,10 +87,9 @@ def train(
             f"{model.frame_size}, 3], or change frame_size in the model's config"
         )
     init, train_step = build(model, config)
-    with ocp.CheckpointManager(
-        Path(directory).absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=1)
-    ) as saved:
-        state = _restore(saved, init(jnp.zeros((model.codebook_size, model.embed_dim))))
+    settings = {"model": dataclasses.asdict(model), "training": dataclasses.asdict(config)}
+    with open_states(directory, settings) as saved:
+        state = saved.restore(init(jnp.zeros((model.codebook_size, model.embed_dim))))
         if state is None:
             state = init(find_codebook(frames, model, config))
         tokens = encode_frames(frames, model, state["codebook"])
@@ -99,8 +99,7 @@ def train(
             chosen = rng.integers(0, len(frames), config.batch_size)
             state, metrics = train_step(state, frames[chosen], tokens[chosen])
             if (step + 1) % config.save_every == 0 or step + 1 == config.num_steps:
-                saved.save(step + 1, args=ocp.args.StandardSave(state))
-                saved.wait_until_finished()
+                saved.save(step + 1, state)
                 values = {"psnr": float(psnr(metrics["error"], value_range=2.0))}
                 report(step + 1, _parameters(state), values)
     return _parameters(state)
@@ -200,10 +199,3 @@ def _unit_range(frames: jax.Array | np.ndarray) -> jax.Array:
 def _parameters(state: State) -> dict:
     """The parameters of `PatchVQ`, copied: the next step donates the state's arrays."""
     return jax.tree.map(np.asarray, {**state["decoder"], "codebook": state["codebook"]})
-
-
-def _restore(saved: ocp.CheckpointManager, template: State) -> State | None:
-    """The last saved state, or None if there is none."""
-    if saved.latest_step() is None:
-        return None
-    return saved.restore(saved.latest_step(), args=ocp.args.StandardRestore(template))

@@ -6,19 +6,26 @@ quantiser. A code is the exponential moving average of the latents that chose it
 al. 2017, appendix A.1), and a code that hardly any latent chooses is moved onto a random latent of
 the batch. For the first `warm_up_steps` nothing is quantised: the codebook then starts from latents
 that already describe images, which is what keeps nearly all of it in use.
+
+Batch i depends on (seed, i) alone and the whole state is saved, so a run that was interrupted goes
+on as if it had not been.
 """
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import einops
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx, struct
 
+from maskflow_jax.tokenizers.pixels import to_unit_range
 from maskflow_jax.tokenizers.psnr import psnr
+from maskflow_jax.tokenizers.saved_states import open_states
 from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig, nearest_code
 
 
@@ -34,6 +41,9 @@ class VQTrainingConfig:
         code_decay: Decay of a code's running mean, per step.
         dead_below: A code chosen fewer times than this per batch, on running average, is revived.
         kmeans_iterations: Lloyd iterations that place the codebook after the warm-up.
+        batch_size: Number of frames per step.
+        seed: Seed of the parameters and of the batches.
+        save_every: Number of steps between saved states.
     """
 
     num_steps: int = 10_000
@@ -43,6 +53,9 @@ class VQTrainingConfig:
     code_decay: float = 0.99
     dead_below: float = 0.05
     kmeans_iterations: int = 20
+    batch_size: int = 8
+    seed: int = 0
+    save_every: int = 1_000
 
 
 class VQTrainState(struct.PyTreeNode):
@@ -61,6 +74,53 @@ class VQTrainState(struct.PyTreeNode):
     opt_state: Any
     code_counts: jax.Array
     code_sums: jax.Array
+
+
+def train(
+    frames: np.ndarray,
+    model: VQGANConfig,
+    config: VQTrainingConfig,
+    directory: str | Path,
+    *,
+    report: Callable[[int, dict, dict[str, float]], None] = lambda *_: None,
+) -> dict:
+    """Trains a tokenizer, from its last saved state if there is one.
+
+    Args:
+        frames: Training frames uint8 [F, S, S, 3], the same ones whenever a run goes on.
+        model: The autoencoder.
+        config: The optimisation.
+        directory: Folder for saved states.
+        report: Called with (step, parameters, metrics) at each saved state.
+
+    Returns:
+        The parameters of `VQGAN`.
+
+    Raises:
+        ValueError: If there are fewer latents than codes, or the folder holds a training with other
+            settings.
+    """
+    init, train_step, place_codebook = build(model, config)
+    init_key, key = jax.random.split(jax.random.key(config.seed))
+    # About four latents per code, so that no code starts from a single latent.
+    num_placed = max(config.batch_size, 4 * model.codebook_size // model.grid_size**2)
+
+    def draw(step: int, count: int) -> jax.Array:
+        rng = np.random.default_rng([config.seed, step, count])
+        return to_unit_range(frames[rng.integers(0, len(frames), count)])
+
+    settings = {"model": dataclasses.asdict(model), "training": dataclasses.asdict(config)}
+    with open_states(directory, settings) as saved:
+        state = init(init_key)
+        state = saved.restore(state) or state
+        for step in range(int(state.step), config.num_steps):
+            if step == config.warm_up_steps:
+                state = place_codebook(state, key, draw(step, num_placed))
+            state, metrics = train_step(state, key, draw(step, config.batch_size))
+            if (step + 1) % config.save_every == 0 or step + 1 == config.num_steps:
+                saved.save(step + 1, state)
+                report(step + 1, state.params, jax.tree.map(float, metrics))
+    return state.params
 
 
 def build(model: VQGANConfig, config: VQTrainingConfig) -> tuple[Callable, Callable, Callable]:
@@ -128,7 +188,7 @@ def build(model: VQGANConfig, config: VQTrainingConfig) -> tuple[Callable, Calla
         params = state.params | {"codebook": codebook}
         return state.replace(params=params, code_counts=counts, code_sums=codebook + 0.0)
 
-    return init, jax.jit(train_step, donate_argnums=0), jax.jit(place_codebook)
+    return jax.jit(init), jax.jit(train_step, donate_argnums=0), jax.jit(place_codebook)
 
 
 def update_codebook(

@@ -1,10 +1,15 @@
-"""Training the tokenizer: the codebook's law, dead codes, and that it learns."""
+"""Training a VQGAN: the codebook's running means, dead codes, learning, and going on exactly."""
+
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import quick_compilation
 
+from maskflow_jax.tokenizers import vqgan_training
 from maskflow_jax.tokenizers.psnr import psnr
 from maskflow_jax.tokenizers.vqgan import VQGANConfig
 from maskflow_jax.tokenizers.vqgan_training import (
@@ -12,6 +17,7 @@ from maskflow_jax.tokenizers.vqgan_training import (
     VQTrainState,
     build,
     kmeans,
+    train,
     update_codebook,
 )
 
@@ -91,3 +97,32 @@ def test_training_learns_to_reconstruct_through_the_codebook():
     assert quality[-1] > quality[config.warm_up_steps] - 1
     assert float(metrics["commitment"]) < 1
     assert int(state.step) == config.num_steps
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    # One compilation for all runs.
+    monkeypatch.setattr(vqgan_training, "build", functools.cache(build))
+    frames = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+    config = VQTrainingConfig(num_steps=9, warm_up_steps=5, batch_size=4, save_every=3)
+
+    class StopError(Exception):
+        pass
+
+    def stop(step, params, metrics):
+        if step == stop.at:
+            raise StopError
+
+    with quick_compilation():
+        whole = train(frames, MODEL, config, tmp_path / "whole")
+    for stop.at in (3, 6):  # before and after the codebook is placed
+        with pytest.raises(StopError):
+            train(frames, MODEL, config, tmp_path / "parts", report=stop)
+    steps = []
+    parts = train(
+        frames, MODEL, config, tmp_path / "parts", report=lambda step, *_: steps.append(step)
+    )
+    assert steps == [9]
+    jax.tree.map(np.testing.assert_array_equal, parts, whole)
+    other = dataclasses.replace(config, num_steps=10)
+    with pytest.raises(ValueError, match=r"other settings: training.num_steps was 9 and is 10"):
+        train(frames, MODEL, other, tmp_path / "parts")
