@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import nnx
 from safetensors import SafetensorError
 from safetensors.flax import load_file, save_file
@@ -76,7 +77,7 @@ def load_model(path: str | Path, mesh: jax.sharding.Mesh | None = None) -> Train
             f"no model at {str(path)!r}: expected the folder of a run or of an exported model, or "
             f"one of the shipped names: {', '.join(shipped) or 'none in this version'}"
         )
-    config = read_workdir_config(directory)
+    config = _for_these_devices(read_workdir_config(directory))
     build = model_builder(config)
     abstract = abstract_params(build, mesh or sharding.make_mesh())
     if (directory / WEIGHTS).is_file():
@@ -89,6 +90,14 @@ def load_model(path: str | Path, mesh: jax.sharding.Mesh | None = None) -> Train
     return TrainedModel(
         config=config, graphdef=graphdef, params=params, step=step, directory=directory
     )
+
+
+def _for_these_devices(config: Config) -> Config:
+    """The config with an attention kernel that exists here; the kernel is no part of a model."""
+    if config.model.attention != "cudnn" or jax.default_backend() == "gpu":
+        return config
+    logging.warning("the model was trained with cuDNN's attention, which needs a GPU: using XLA's")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, attention="xla"))
 
 
 def export_model(

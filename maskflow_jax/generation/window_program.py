@@ -12,6 +12,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 from maskflow_jax.parallel import sharding
+from maskflow_jax.parallel.memory import explain_out_of_memory
 from maskflow_jax.sampling.rollout import rollout
 from maskflow_jax.sampling.types import Plan, Window, WindowTokens
 from maskflow_jax.sampling.window_sampler import WindowSampler
@@ -67,7 +68,8 @@ class WindowProgram:
         inputs = (keys, np.asarray(tokens), np.asarray(known))
         if mesh is not None:
             inputs = sharding.place_samples(mesh, inputs)
-        return _to_host(program(params, *inputs))[: len(tokens)]
+        with explain_out_of_memory("sample fewer videos at a time, or lower frame_block"):
+            return _to_host(program(params, *inputs))[: len(tokens)]
 
     def sample_videos(
         self,

@@ -38,13 +38,26 @@ def attend(
 
     Returns:
         [B, L, h, d].
+
+    Raises:
+        ValueError: if cuDNN is asked for on other devices than GPUs.
     """
+    check_devices(implementation)
     if implementation == "auto":
         if _partly_mapped():
             implementation = "xla"
         else:
             implementation = probe(query.shape, key.shape[1], query.dtype.name, mask is not None)
     return _attend(query, key, value, mask, implementation)
+
+
+def check_devices(implementation: str) -> None:
+    """Raises ValueError if a kernel does not exist for this process's devices."""
+    if implementation == "cudnn" and jax.default_backend() != "gpu":
+        raise ValueError(
+            f"attention is 'cudnn', which needs a GPU, and jax runs on {jax.default_backend()} "
+            "here; choose 'auto' or 'xla'"
+        )
 
 
 def _partly_mapped() -> bool:

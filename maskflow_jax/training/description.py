@@ -11,6 +11,7 @@ import numpy as np
 from maskflow_jax.config import Config
 from maskflow_jax.config_files import read_config, to_dict
 from maskflow_jax.data.pipeline import eval_clips
+from maskflow_jax.models.attention import check_devices
 from maskflow_jax.parallel import sharding
 from maskflow_jax.training.building import make_flow, model_builder
 from maskflow_jax.training.optimizer import make_optimizer
@@ -60,6 +61,7 @@ def describe(
         lines.append("state: unknown without a dataset or a tokenizer, which know the codebook")
     else:
         make_flow(config)
+        check_devices(config.model.attention)
         check_batch(config, mesh)
         lines.append(_state_line(mesh, config))
     folders = (Path(workdir) / "checkpoints").glob("*")

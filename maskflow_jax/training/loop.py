@@ -18,12 +18,19 @@ from jax.experimental import multihost_utils
 
 from maskflow_jax.config import RunConfig
 from maskflow_jax.parallel import sharding
+from maskflow_jax.parallel.memory import explain_out_of_memory
 from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.metrics import MetricWriter, summarise_bins
 from maskflow_jax.training.state import TrainState
 from maskflow_jax.training.steps import TimeSums
 
 Hook = Callable[[int, TrainState], None]
+
+
+_LESS_MEMORY = (
+    "lower data.batch_size, raise optimizer.micro_batches, or set model.remat to 'full'; the last "
+    "checkpoint stays good"
+)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -96,6 +103,7 @@ def train_loop(
     Raises:
         NonFiniteLossError: with the step and the gradient norms; the last checkpoint stays good.
         CheckpointError: if a checkpoint could not be written.
+        OutOfMemoryError: if a step needs more memory than the devices have.
     """
     train_step, batches, evaluate = parts.train_step, parts.batches, parts.evaluate
     checkpoints, writer, hooks = parts.checkpoints, parts.writer, parts.hooks
@@ -109,7 +117,7 @@ def train_loop(
         )
         # The previous run may have stopped before its final validation, which follows the save.
         _look(step, state, evaluate, writer, hooks)
-    with Preemption() as preemption:
+    with Preemption() as preemption, explain_out_of_memory(_LESS_MEMORY):
         while step < run.num_steps:
             state, next_metrics = train_step(state, key, sharding.place_batch(mesh, next(batches)))
             if metrics is not None:

@@ -16,6 +16,7 @@ from maskflow_jax.config import Config, TokenizerRecord
 from maskflow_jax.config_files import read_config, to_dict
 from maskflow_jax.data.dataset import TokenVideos, read_token_dataset
 from maskflow_jax.data.pipeline import clip_batches, eval_clips
+from maskflow_jax.models.attention import check_devices
 from maskflow_jax.parallel import sharding
 from maskflow_jax.training.building import make_flow, model_builder
 from maskflow_jax.training.checkpoints import Checkpoints
@@ -71,6 +72,7 @@ def train(
     """
     workdir = Path(workdir)
     config, videos, validation = prepare(config)
+    check_devices(config.model.attention)
     mesh = sharding.make_mesh(**to_dict(config.mesh))
     check_batch(config, mesh)
     flow, optimizer = make_flow(config), make_optimizer(config.optimizer)

@@ -22,6 +22,7 @@ def claim_workdir(workdir: Path, config: Config) -> None:
     Raises:
         ValueError: naming every setting that differs, if the folder belongs to another config.
         NotADirectoryError: if the path is a file.
+        OSError: if the folder cannot be written.
     """
     workdir = Path(workdir)
     if workdir.exists() and not workdir.is_dir():
@@ -39,8 +40,13 @@ def claim_workdir(workdir: Path, config: Config) -> None:
             + "\n  ".join(lines)
         )
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(to_dict(config), indent=2) + "\n")
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(to_dict(config), indent=2) + "\n")
+        except OSError as error:
+            raise OSError(
+                f"{workdir} cannot be written ({error}); choose another folder for the run"
+            ) from error
 
 
 def read_workdir_config(workdir: Path) -> Config:

@@ -205,6 +205,7 @@ def test_an_unknown_setting_on_the_command_line_is_named(shared, tmp_path):
         ({"optimizer__lr": 1.0}, ValueError, "no setting 'optimizer.lr'"),
         ({"run__steps": 1}, ValueError, "did you mean 'run.num_steps'"),
         ({"mesh__fsdp": 5}, ValueError, "fsdp 5 x tensor 1 does not cover 1 devices"),
+        ({"model__attention": "cudnn"}, ValueError, "cudnn.*needs a GPU"),
         ({"data__tokenizer": "nothing"}, FileNotFoundError, "no tokenizer at nothing"),
         (
             {"sampling__sampler__name": "mmg"},

@@ -63,6 +63,12 @@ def test_a_file_is_no_folder(tmp_path):
         claim_workdir(tmp_path / "x", tiny_config())
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/run cannot be written .* choose another folder"):
+        claim_workdir(tmp_path / "file" / "run", tiny_config())
+
+
 def test_config_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     claim_workdir(tmp_path, tiny_config())
 
