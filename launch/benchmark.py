@@ -5,8 +5,9 @@
 
 writes benchmark.json and benchmark.md into `--out`: forward pass, sampler steps and chunks, loss
 and gradient, train step, the input pipeline. No dataset and no tokenizer are read. `--programs`
-measures some of them only, and `--memory` plans the train step's memory for several batch sizes
-instead, of any model, without a device that could hold it.
+measures some of them only, and `--published` also the published algorithms as they stand, with full
+logits and a random number for every class. `--memory` plans the train step's memory for several
+batch sizes instead, of any model, without a device that could hold it.
 """
 
 from pathlib import Path
@@ -25,6 +26,7 @@ _REPEATS = flags.DEFINE_integer("repeats", 7, "Timed runs of every program.", lo
 _GRID = flags.DEFINE_integer("grid", 32, "Tokens along a side of a frame.", lower_bound=1)
 _CODEBOOK = flags.DEFINE_integer("codebook_size", 16384, "Token values.", lower_bound=1)
 _PROGRAMS = flags.DEFINE_multi_string("programs", None, "Only these, such as 'train step'.")
+_PUBLISHED = flags.DEFINE_bool("published", False, "Also measures the published algorithms.")
 _MEMORY = flags.DEFINE_list("memory", None, "Batch sizes to plan the train step's memory for.")
 flags.mark_flag_as_required("config")
 
@@ -44,7 +46,9 @@ def main(_) -> None:
         batches = [int(batch) for batch in _MEMORY.value]
         logging.info("train step:\n%s", memory_plan.table(config, batches))
         return
-    programs = benchmark.Benchmark(config, batch_size=_BATCH.value, repeats=_REPEATS.value)
+    programs = benchmark.Benchmark(
+        config, batch_size=_BATCH.value, repeats=_REPEATS.value, published=_PUBLISHED.value
+    )
     if unknown := set(_PROGRAMS.value or ()) - set(programs.programs()):
         raise ValueError(f"no program {sorted(unknown)}; choose from {list(programs.programs())}")
     before = benchmark.matmul_peak(config.model.dtype, _REPEATS.value)

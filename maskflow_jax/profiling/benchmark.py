@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 from maskflow_jax.config import Config
 from maskflow_jax.config_files import to_dict
 from maskflow_jax.parallel import sharding
-from maskflow_jax.profiling import flops
+from maskflow_jax.profiling import flops, published
 from maskflow_jax.sampling.samplers import FM, MGM
 from maskflow_jax.sampling.types import Sampler, WindowTokens
 from maskflow_jax.sampling.window_sampler import WindowSampler
@@ -28,6 +28,12 @@ from maskflow_jax.training.steps import TrainStep, make_train_step
 
 PEAK_SIDE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}  # of the matrices that measure the peak
 SAMPLER_STEPS = 4  # a step's time is a quarter of this window's
+# Programs of the published algorithms, and ours that does the same.
+PUBLISHED = {
+    "MGM step, as published": "MGM step",
+    "FM step, as published": "FM step",
+    "loss and gradient, as published": "loss and gradient",
+}
 CHUNK_REPEATS = 3  # at most: a whole chunk takes long
 
 
@@ -124,13 +130,16 @@ class Benchmark:
         config: Config with a tokenizer; no dataset is read.
         batch_size: samples of every program, over all devices.
         repeats: timed runs of each.
+        published: whether the published algorithms are measured too, which need the logits of
+            all positions in memory; each comes after ours.
 
     Raises:
         ValueError: if the mesh does not cover the devices or the batch does not divide over them.
     """
 
-    def __init__(self, config: Config, *, batch_size: int, repeats: int):
+    def __init__(self, config: Config, *, batch_size: int, repeats: int, published: bool = False):
         self.config, self.batch_size, self.repeats = config, batch_size, repeats
+        self.published = published
         self.latte = make_latte_config(config)
         self.frames, self.grid = config.data.clip_frames, tuple(config.tokenizer.grid)
         self.flow = make_flow(config)
@@ -171,6 +180,7 @@ class Benchmark:
                 name, last, context_cache=True
             ),
             "loss and gradient": self._gradient,
+            **(self._published() if self.published else {}),
             "train step": self._train_step,
         }
 
@@ -263,6 +273,33 @@ class Benchmark:
 
         arguments = (self.state, jax.random.key(3), self.tokens)
         return self._measure(name, gradient, *arguments, flops=self.training_flops)
+
+    def _published(self) -> dict[str, Callable[[str], Timing]]:
+        """Programs of the published algorithms; `PUBLISHED` says with which of ours they compare.
+
+        Tokens are random, so no position is masked, which changes nothing about the work.
+        """
+
+        def mgm(params, key, tokens, times):
+            return published.mgm_step(self._model(params), key, tokens, times, 16)
+
+        def fm(params, key, tokens, times):
+            model = self._model(params)
+            return published.fm_step(model, key, tokens, times, 1 / 250, self.flow.schedule)
+
+        def gradient(params, key, tokens, times):
+            return jax.grad(
+                lambda params: published.loss(self._model(params), key, tokens, self.flow)
+            )(params)
+
+        def measured(function: Callable) -> Callable[[str], Timing]:
+            key = jax.random.key(4)
+            return lambda name: self._measure(
+                name, function, self.state["params"], key, self.tokens, self.times
+            )
+
+        functions = zip(PUBLISHED, (mgm, fm, gradient), strict=True)
+        return {name: measured(function) for name, function in functions}
 
     def _train_step(self, name: str) -> Timing:
         """The whole step, its state donated: afterwards `self.state` is gone."""
