@@ -213,6 +213,15 @@ def test_bfloat16_computes_in_bfloat16_and_stays_close():
     assert 0 < float(error) < 0.05
 
 
+def test_layer_norm_computes_its_statistics_in_float32():
+    """Of values around 100, bfloat16 keeps not one digit after the point."""
+    x = 100 + np.random.default_rng(0).normal(size=(16, 64)).astype(np.float32)
+    exact = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-6)
+    ours = layers.layer_norm(jnp.asarray(x), jnp.bfloat16)
+    assert ours.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(ours, np.float32), exact, atol=0.02)
+
+
 def test_the_residual_stream_is_float32():
     """One rounded to bfloat16 after every branch gives an error of 1.4 % here."""
     shape = {"codebook_size": 7, "depth": 28, "width": 64, "num_heads": 4}

@@ -46,7 +46,8 @@ class Loop:
         loss = math.inf if step in self.bad else 1 / step
         norm = math.nan if step in self.norm_bad else 1.0
         params = {"w": state["params"]["w"] + 1}
-        state = {**state, "step": state["step"] + 1, "params": params, "ema_params": params}
+        average = {"w": -params["w"]}  # validation must see these, not the raw ones
+        state = {**state, "step": state["step"] + 1, "params": params, "ema_params": average}
         norms = {"head": jnp.float32(3.0), "blocks": jnp.float32(norm)}
         metrics = {"loss": loss, "grad_norm": norm, "accuracy": 0.0, "masked": 0.5}
         return state, {**metrics, "grad_norms": norms}
@@ -89,7 +90,7 @@ def test_looks_at_its_intervals_and_at_the_end(tmp_path, world):
     assert host_copy(state)["params"]["w"] == 11
     assert loop.writer.steps("train/loss") == [2, 4, 6, 8, 10, 11]
     assert loop.writer.steps("validation/cross_entropy") == [3, 6, 9, 11]
-    assert loop.evaluated == [3, 6, 9, 11]
+    assert loop.evaluated == [-3, -6, -9, -11]
     assert loop.hooked == [(5, 5), (10, 10), (11, 11)]
     assert loop.saved() == [8, 11]
     _, scalars = loop.writer.lines[0]
@@ -149,7 +150,7 @@ def test_sigterm_in_the_last_step_finishes_the_run(tmp_path, world):
     _, finished = loop.run(num_steps=9)
     assert finished
     assert loop.saved() == [8, 9]
-    assert loop.evaluated[-1] == 9
+    assert loop.evaluated[-1] == -9
     assert loop.hooked[-1] == (9, 9)
 
 
