@@ -30,7 +30,7 @@ SAMPLER_CHANGES = {
     ("mgm", "independent_time"): ({}, 0.7),
     ("mgm", "revealed_times"): ({"independent_time": None}, True),
     ("halton", "num_steps"): ({}, 3),
-    ("halton", "counts"): ({}, "square"),
+    ("halton", "counts"): ({}, "constant"),
     ("halton", "independent_time"): ({}, 0.7),
     ("halton", "revealed_times"): ({"independent_time": None}, True),
     ("remdm", "num_steps"): ({}, 3),
@@ -71,7 +71,9 @@ def sampled(name, settings):
         angles = 5 * features[:, :, :, :, None] + jnp.arange(K) + places
         return 1.5 * jnp.cos(angles)
 
+    # A frame of context, and another that is known in part.
     known = jnp.broadcast_to((jnp.arange(T) < 1)[:, None, None], (8, T, SIDE, SIDE))
+    known = known.at[:, 2, :2].set(True)
     tokens = jnp.broadcast_to(jnp.arange(8)[:, None, None, None] % K, known.shape)
     sampler = window_sampler(name, "sigmoid", **settings)
     stages = ("start", "finish") if name == "rolling" else ("chunk",)

@@ -1,6 +1,7 @@
 """Samplers compared on one model: network evaluations, seconds, and distance from real tokens.
 
-All samplers continue the same validation videos from the same frames. The reference is the rest of
+All samplers continue the same validation videos from the same frames: the model's context, but at
+most half a window, so that one window has new frames to compare. The reference is the rest of
 the validation videos; the row "real" is the true continuation of the same videos, as many frames,
 and its distance is what a perfect sampler would show.
 """
@@ -84,7 +85,10 @@ class Arena:
     ):
         self.generator, self.groups, self.factors = generator, groups, sorted(factors)
         config = generator.model.config
-        self.chunk_size, self.known = generator.window, config.sampling.context_frames
+        self.chunk_size, self.known = (
+            generator.window,
+            min(config.sampling.context_frames, self.generator.window // 2),
+        )
         self.length = self.factors[-1] * self.chunk_size
         if len(videos) < 2 * num_videos:
             raise ValueError(

@@ -90,6 +90,29 @@ def test_a_step_is_its_definition(world):
     assert after["step"] == 3
 
 
+def test_the_average_warms_up_with_the_steps(world):
+    """A warm-up that stays at its first step would keep 1/10 of the average at every step."""
+    settings = dataclasses.replace(OPTIMIZER, ema_warmup=True, ema_decay=0.999)
+    state = world.state()
+    with quick_compilation():
+        step = make_train_step(world.graphdef, world.flow, world.optimizer, settings, state)
+    before = host_copy(state | {"step": jnp.int32(40)})
+    after, _ = step(jax.device_put(before, sharding.replicated(world.mesh)), world.key, BATCH)
+    rate = 1 - 41 / 50
+    for old, new, average in zip(
+        *(jax.tree.leaves(tree) for tree in (before["ema_params"], after["params"])),
+        jax.tree.leaves(after["ema_params"]),
+        strict=True,
+    ):
+        np.testing.assert_allclose(average, (1 - rate) * old + rate * np.asarray(new), atol=1e-6)
+    assert any(
+        np.any(a != b)
+        for a, b in zip(
+            *map(jax.tree.leaves, (before["params"], host_copy(after["params"]))), strict=True
+        )
+    )
+
+
 def test_one_compilation_donated_buffers_and_pinned_shardings(world):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # jax warns of donated buffers that it cannot use
