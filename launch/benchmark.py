@@ -7,9 +7,11 @@ writes benchmark.json and benchmark.md into `--out`: forward pass, sampler steps
 and gradient, train step, the input pipeline. No dataset and no tokenizer are read. `--programs`
 measures some of them only, and `--published` also the published algorithms as they stand, with full
 logits and a random number for every class. `--memory` plans the train step's memory for several
-batch sizes instead, of any model, without a device that could hold it.
+batch sizes instead, of any model, without a device that could hold it. `--scaling=8x1x1,1x8x1`
+predicts from programs compiled for so many devices (data x fsdp x tensor) how training scales.
 """
 
+import math
 from pathlib import Path
 
 import jax
@@ -28,6 +30,7 @@ _CODEBOOK = flags.DEFINE_integer("codebook_size", 16384, "Token values.", lower_
 _PROGRAMS = flags.DEFINE_multi_string("programs", None, "Only these, such as 'train step'.")
 _PUBLISHED = flags.DEFINE_bool("published", False, "Also measures the published algorithms.")
 _MEMORY = flags.DEFINE_list("memory", None, "Batch sizes to plan the train step's memory for.")
+_SCALING = flags.DEFINE_list("scaling", None, "Meshes to predict the train step's time on.")
 flags.mark_flag_as_required("config")
 
 
@@ -35,7 +38,8 @@ def main(_) -> None:
     """Measures, prints and writes."""
     start(keep_compiled=False)  # compiling is measured too
     from maskflow_jax.config_files import read_config
-    from maskflow_jax.profiling import benchmark, memory_plan, report
+    from maskflow_jax.io.settings import read_integers
+    from maskflow_jax.profiling import benchmark, memory_plan, report, scaling
     from maskflow_jax.profiling.host_speed import measure_host
     from maskflow_jax.training.trainer import with_tokenizer
 
@@ -43,8 +47,16 @@ def main(_) -> None:
     identity = {"name": "none", "sha256": "0" * 64, "frame_size": 8 * _GRID.value, **sizes}
     config = with_tokenizer(read_config(_CONFIG.value), identity)
     if _MEMORY.value:
-        batches = [int(batch) for batch in _MEMORY.value]
+        batches = read_integers("memory", _MEMORY.value)
         logging.info("train step:\n%s", memory_plan.table(config, batches))
+        return
+    if _SCALING.value:
+        meshes = [scaling.parse_mesh(text) for text in _SCALING.value]
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", max(math.prod(mesh) for mesh in meshes))
+        counts = [scaling.count(config, mesh, _BATCH.value) for mesh in meshes]
+        scaling.write(counts, Path(_OUT.value))
+        logging.info("wrote %s:\n%s", _OUT.value, scaling.table(counts))
         return
     programs = benchmark.Benchmark(
         config, batch_size=_BATCH.value, repeats=_REPEATS.value, published=_PUBLISHED.value

@@ -1,12 +1,6 @@
 """How every program starts and ends: strict arguments, errors of one line, exit codes.
 
-    from launch import cli
-
-    def main(_) -> None: ...
-
-    if __name__ == "__main__":
-        cli.run(main)
-
+A program calls `cli.run(main)` as its last line.
 The exit code is 0 after success and `--help`, 1 after an error, or what `main` returns.
 """
 
@@ -30,8 +24,7 @@ def run(main: Callable[[list[str]], Any]) -> None:
     """Parses the flags, runs a program and ends the process.
 
     Args:
-        main: the program; it is called as `absl.app` calls it, and what it returns is the exit
-            code.
+        main: The program, as for `absl.app`; what it returns is the exit code.
     """
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["debug"])  # for --help
     expected = _FLAG_ERRORS
@@ -47,7 +40,7 @@ def run(main: Callable[[list[str]], Any]) -> None:
         return main(argv)
 
     try:
-        app.run(strictly)
+        app.run(strictly, flags_parser=_parse)
     except SystemExit as end:
         # absl ends with 1 after showing help that was asked for.
         raise SystemExit(0 if _HELP & set(sys.argv[1:]) else end.code) from None
@@ -56,6 +49,17 @@ def run(main: Callable[[list[str]], Any]) -> None:
             raise
         _say_last(f"error: {_one_line(error)}\n")
         raise SystemExit(1) from None
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    """Parses the flags; the error of a config file is its last line."""
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        text = str(error).strip()
+        if "Traceback" in text and "--debug" not in arguments:
+            text = text.splitlines()[-1].strip()
+        raise ValueError(f"{text}; --help lists the flags") from error
 
 
 def _say_last(message: str) -> None:

@@ -41,6 +41,7 @@ def main(_) -> None:
     from maskflow_jax.generation import cache_costs, comparison, unmasking
     from maskflow_jax.generation.trained_model import find_dataset
     from maskflow_jax.io.files import write_text
+    from maskflow_jax.io.settings import read_integers
     from maskflow_jax.io.video_files import write_gif
 
     generator = mf.VideoGenerator.load(
@@ -57,13 +58,14 @@ def main(_) -> None:
     videos = find_dataset(model, model.config.data.validation_split, _DATASET.value)
     if _WHAT.value == "cache":
         frames = generator.window
-        asked = [int(m) for m in _CONTEXT.value or sorted({1, frames // 2, frames - 1})]
+        few = [str(m) for m in sorted({1, frames // 2, frames - 1})]
+        asked = read_integers("context_frames", _CONTEXT.value or few)
         sizes = {"batch_size": min(16, len(videos)), "passes": 2}
         rows = [cache_costs.compare(out.name, model, videos, m, **sizes) for m in asked]
         results = [([dataclasses.asdict(row) for row in rows], cache_costs.as_markdown(rows))]
     else:
         groups = code_groups(generator.tokenizer.codebook)
-        factors = tuple(int(factor) for factor in _FACTORS.value)
+        factors = tuple(read_integers("factors", _FACTORS.value))
         arena = comparison.Arena(generator, videos, groups, _NUM_VIDEOS.value, factors)
         found = comparison.compare(arena, contestants)
         results = ((rows, comparison.as_markdown(rows)) for rows in found)

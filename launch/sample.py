@@ -45,14 +45,14 @@ def main(_) -> None:
     import maskflow_jax as mf
     from maskflow_jax.config_files import change_sampling
     from maskflow_jax.generation.sample_folder import SampleFolder, local_mesh
+    from maskflow_jax.sampling.patterns import read_box
 
     generator = mf.VideoGenerator.load(
         _WORKDIR.value, tokenizer=_TOKENIZER.value, dataset=_DATASET.value, mesh=local_mesh()
     )
     sampling = change_sampling(generator.model.config.sampling, _SET.value)
-    options = {**vars(sampling), "task": _TASK.value}
-    if _BOX.value:
-        options["box"] = tuple(float(number) for number in _BOX.value)
+    box = {"box": read_box(_BOX.value)} if _BOX.value else {}
+    options = {**vars(sampling), "task": _TASK.value, **box}
     generation = generator.plan(_LENGTH.value, **options)
     frames, count = generation.task.source_frames, _NUM_VIDEOS.value
     if frames and Path(_CONTEXT.value).suffix:

@@ -35,8 +35,9 @@ def main(_) -> int:
         return 0 if mf.train(_CONFIG.value, _WORKDIR.value, [mf.previews]) else EXIT_PREEMPTED
     try:
         identity = mf.Tokenizer.load(_CONFIG.value.data.tokenizer).identity
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         identity = None
+        print(f"tokenizer: MISSING: {error}")
     print(describe(_CONFIG.value, _WORKDIR.value, hosts, identity), end="", flush=True)
     return 0
 

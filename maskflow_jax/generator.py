@@ -124,8 +124,8 @@ class VideoGenerator:
 
         Raises:
             FileNotFoundError: if a file or the dataset is missing.
-            IndexError: if the dataset has no video of such a number.
-            ValueError: if a source is too short or cannot be read, or `indices` is another word.
+            ValueError: if a source is too short or cannot be read, the dataset has no video of such
+                a number, or `indices` is another word.
         """
         frames = self.model.config.sampling.context_frames if frames is None else frames
         if source is None and frames == 0:

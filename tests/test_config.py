@@ -16,7 +16,7 @@ from maskflow_jax.config_files import (
     sampler_settings,
     to_dict,
 )
-from maskflow_jax.io.settings import SettingsError
+from maskflow_jax.io.settings import SettingsError, read_integers
 from maskflow_jax.sampling.samplers import FM, MGM, SAMPLERS
 
 
@@ -139,3 +139,9 @@ def test_sampling_is_changed_by_text():
     ):
         with pytest.raises(SettingsError, match=message):
             change_sampling(sampling, [change])
+
+
+def test_whole_numbers_are_read_from_text():
+    assert read_integers("factors", ["1", "20"]) == [1, 20]
+    with pytest.raises(ValueError, match=r"factors is 1,a; give whole numbers"):
+        read_integers("factors", ["1", "a"])

@@ -119,7 +119,7 @@ def test_a_random_window_depends_on_the_seed_and_its_video():
         ({"source": np.zeros((2, 4, 4), int), "frames": 3}, ValueError, "2 frames, 3 are wanted"),
         ({"indices": "every"}, ValueError, "indices is 'every'; give numbers of videos, or 'all'"),
         ({"indices": "all", "frames": 0}, ValueError, "without a context"),
-        ({"indices": 99}, IndexError, "has 3 videos, there is no number 99"),
+        ({"indices": 99}, ValueError, "has 3 videos, there is no number 99"),
         ({"split": "validation"}, ValueError, "no split 'validation'"),
         ({"frames": 99}, ValueError, "99 are wanted; ask for fewer"),
     ],
@@ -254,6 +254,25 @@ def test_a_moved_run_finds_its_dataset_and_tokenizer(tiny_run, tmp_path, monkeyp
     assert found.fps == 5.0
     with pytest.raises(FileNotFoundError, match="one of the shipped names"):
         mf.VideoGenerator.load("nothing")
+
+
+def test_a_damaged_export_is_refused_by_name(tiny_run, tmp_path):
+    real = np.zeros((2, 6, 4, 4), np.int32)
+    export_model(load_model(tiny_run), tmp_path / "model", contexts={"test": real})
+    for name, message in (
+        ("model.safetensors", r"weights in .*model.safetensors changed since .* copy the model"),
+        ("contexts.npz", r"contexts.npz cannot be read: .* copy the model again"),
+    ):
+        path = tmp_path / "model" / name
+        whole = path.read_bytes()
+        content = bytearray(whole)
+        content[-3] ^= 1
+        path.write_bytes(bytes(content) if name.startswith("model") else whole[: len(whole) // 2])
+        with pytest.raises(ValueError, match=message):
+            mf.VideoGenerator.load(
+                tmp_path / "model", tokenizer=tiny_run.parent / "tokenizer"
+            ).read_context(frames=1)
+        path.write_bytes(whole)
 
 
 def test_an_exported_model_brings_its_contexts(tiny_run, tmp_path):

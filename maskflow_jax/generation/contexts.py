@@ -144,8 +144,8 @@ def video_windows(
         Tokens int32 [B, frames, h, w].
 
     Raises:
-        IndexError: if there is no video of such a number.
-        ValueError: if a video is too short, or `indices` is another word.
+        ValueError: if there is no video of such a number, a video is too short, or `indices` is
+            another word.
     """
     if isinstance(indices, str):
         if indices != "all":
@@ -154,7 +154,7 @@ def video_windows(
     windows = []
     for index in np.atleast_1d(0 if indices is None else indices).tolist():
         if not -len(videos) <= index < len(videos):
-            raise IndexError(f"{source} has {len(videos)} videos, there is no number {index}")
+            raise ValueError(f"{source} has {len(videos)} videos, there is no number {index}")
         tokens, start = videos[index], 0
         if len(tokens) < frames:
             raise ValueError(

@@ -8,7 +8,10 @@ A model is found under a path or a name:
 """
 
 import dataclasses
+import hashlib
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -127,7 +130,8 @@ def export_model(
         ".".join(map(str, path)): jnp.asarray(leaf, jnp.dtype(dtype)) for path, leaf in flat.items()
     }
     with atomic_folder(directory) as part:
-        metadata = {"step": str(model.step)}
+        # A changed bit makes a wrong weight, not an unreadable file: loading compares this.
+        metadata = {"step": str(model.step), "sha256": _digest(arrays)}
         write_with(part / WEIGHTS, lambda path: save_file(arrays, path, metadata=metadata))
         (part / CONFIG).write_text(json.dumps(to_dict(model.config), indent=2) + "\n")
         if card:
@@ -195,8 +199,11 @@ def shipped_contexts(model: TrainedModel, split: str) -> np.ndarray | None:
     path = model.directory / CONTEXTS
     if not path.is_file():
         return None
-    with np.load(path) as arrays:
-        return arrays[split].astype(np.int32) if split in arrays else None
+    try:
+        with np.load(path) as arrays:
+            return arrays[split].astype(np.int32) if split in arrays else None
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read: {error}; copy the model again") from error
 
 
 def _first_found(model: TrainedModel, place: str, file: str) -> Path | None:
@@ -216,6 +223,11 @@ def _read_weights(path: Path, abstract: dict) -> tuple[int, dict]:
         arrays = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}; copy the model again") from error
+    header = _header(path)
+    if header.get("sha256", _digest(arrays)) != _digest(arrays):
+        raise ValueError(
+            f"the weights in {path} changed since they were exported; copy the model again"
+        )
     flat = nnx.traversals.flatten_mapping(abstract)
     names = {place: ".".join(map(str, place)) for place in flat}
     check_weights(
@@ -228,11 +240,20 @@ def _read_weights(path: Path, abstract: dict) -> tuple[int, dict]:
         place: jax.device_put(np.asarray(arrays[names[place]], np.float32), leaf.sharding)
         for place, leaf in flat.items()
     }
-    return _step_of(path), nnx.traversals.unflatten_mapping(params)
+    return int(header.get("step", 0)), nnx.traversals.unflatten_mapping(params)
 
 
-def _step_of(path: Path) -> int:
-    """The step in the header of a safetensors file, 0 where it says none."""
+def _header(path: Path) -> dict[str, str]:
+    """What a safetensors file says about its tensors."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return int(header.get("__metadata__", {}).get("step", 0))
+    return header.get("__metadata__", {})
+
+
+def _digest(arrays: Mapping[str, jax.Array]) -> str:
+    """The SHA-256 of the names and bytes of tensors."""
+    whole = hashlib.sha256()
+    for name in sorted(arrays):
+        whole.update(name.encode())
+        whole.update(np.asarray(arrays[name]).tobytes())
+    return whole.hexdigest()

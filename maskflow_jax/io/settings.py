@@ -151,6 +151,19 @@ def _describe(low: float | None, high: float | None) -> str:
     return f"use {low} to {high}" if high is not None else f"use {low} or more"
 
 
+def read_integers(name: str, texts: Iterable[str]) -> list[int]:
+    """Reads whole numbers from text.
+
+    Raises:
+        ValueError: naming the setting, if one is not a whole number.
+    """
+    texts = list(texts)
+    try:
+        return [int(text) for text in texts]
+    except ValueError:
+        raise ValueError(f"{name} is {','.join(texts)}; give whole numbers, as in 1,2,5") from None
+
+
 def unknown_name(name: str, known: Iterable[str]) -> str:
     """Describes an unknown setting and names the nearest one that exists.
 

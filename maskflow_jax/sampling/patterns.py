@@ -5,6 +5,7 @@ The sampler takes any boolean pattern; these are the ones that have a name. Time
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -32,6 +33,25 @@ def first_and_last(shape: tuple[int, int, int], first: int, last: int = 0) -> np
         )
     frame = np.arange(length)[:, None, None]
     return np.broadcast_to((frame < first) | (frame >= length - last), shape)
+
+
+def read_box(texts: Sequence[str]) -> tuple[float, float, float, float]:
+    """Reads the rectangle of `outside_box` from text.
+
+    Args:
+        texts: Top, left, height and width as shares of the frame's sides.
+
+    Raises:
+        ValueError: if they are not four numbers.
+    """
+    try:
+        top, left, height, width = (float(text) for text in texts)
+    except ValueError:
+        raise ValueError(
+            f"box {','.join(texts)!r} is not top,left,height,width as shares of the frame, such as "
+            "0.25,0.25,0.5,0.5"
+        ) from None
+    return top, left, height, width
 
 
 def outside_box(

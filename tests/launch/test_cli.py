@@ -91,6 +91,19 @@ def test_a_wrong_key_of_the_config_is_one_line(program, tmp_path):
     assert error.startswith("error: 'dept' Did you mean \"depth\"")
 
 
+def test_errors_of_flags_and_config_files_are_one_line(program, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text("def get_config(mode):\n  raise ValueError(f'no mode {mode}')")
+    code, _, error = program(f"--config={config}:fast")
+    assert code == 1 and error.count("\n") == 1
+    assert error.endswith("ValueError: no mode fast; --help lists the flags\n")
+    code, _, error = program("--overwrite=perhaps")
+    assert code == 1 and error.count("\n") == 1 and error.startswith("error: flag --overwrite")
+    code, _, error = program("--overwritte")
+    assert code == 1 and "Unknown command line flag 'overwritte'. Did you mean" in error
+    assert "Traceback" in program(f"--config={config}:fast", "--debug")[2]
+
+
 @pytest.mark.parametrize("flag", ["--help", "--helpfull"])
 def test_help_is_no_error(program, flag):
     code, out, _ = program(flag)

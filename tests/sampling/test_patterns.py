@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from maskflow_jax.sampling.patterns import first_and_last, outside_box
+from maskflow_jax.sampling.patterns import first_and_last, outside_box, read_box
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 0), (2, 0), (0, 1), (2, 3), (1, 5)])
@@ -66,3 +66,10 @@ def test_boxes_on_grid_lines_take_no_token_too_many():
 def test_boxes_outside_the_frame_are_refused(box):
     with pytest.raises(ValueError, match="must lie in the frame"):
         outside_box((3, 4, 8), *box)
+
+
+def test_a_box_is_read_from_text():
+    assert read_box(["0.25", "0", "0.5", "1"]) == (0.25, 0.0, 0.5, 1.0)
+    for texts in (["1", "2"], ["a", "b", "c", "d"], ["0"] * 5):
+        with pytest.raises(ValueError, match=r"is not top,left,height,width .* such as 0\.25"):
+            read_box(texts)
