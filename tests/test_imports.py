@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "generation": ALL,
     "generator": ALL,
     "demonstration": ALL | {"profiling"},
+    "doctor": ALL,
     "tokenizer_trainer": ALL,
 }
 # These take models apart and put them together (graphdef, merge); they never define one.
