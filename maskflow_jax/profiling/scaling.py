@@ -161,10 +161,10 @@ def predict(counted: Count, hardware: Hardware) -> Prediction:
         hardware: The devices.
 
     Returns:
-        The prediction; groups larger than a node send over its slow links.
+        The prediction; groups that span nodes send over the slow links.
     """
     send = sum(
-        transfer.bytes / (hardware.fast if transfer.group <= hardware.node else hardware.slow)
+        transfer.bytes / (hardware.fast if transfer.span <= hardware.node else hardware.slow)
         for transfer in counted.transfers
     )
     return Prediction(

@@ -27,24 +27,28 @@ PROGRAM = """HloModule jit_f
 }
 
 %called.2 (p: f32[8]) -> f32[8] {
-  %r = (f32[10]{0}, /*index=1*/bf16[6]{0}) all-reduce(%a), replica_groups=[2,4]<=[8], to_apply=%s
+  %r = (f32[10]{0}, /*index=1*/bf16[6]{0}) all-reduce(%a), replica_groups=[2,4]<=[4,2]T(1,0)
 }
 
 ENTRY %main.3 (p: f32[8]) -> f32[8] {
   %w = f32[8]{0} while(%p), body=%body.1, backend_config={"known_trip_count":{"n":"3"}}
   %d = f32[8]{0} call(%w), to_apply=%called.2
-  %s = f32[2]{0} reduce-scatter(%d), replica_groups={{0,1},{2,3}}, to_apply=%sum
+  %s = f32[2]{0} reduce-scatter(%d), replica_groups={{0,2},{1,3}}, to_apply=%sum
+  %o = f32[4]{0} all-gather(%s), replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}
+  %q = f32[2]{0} collective-permute(%s), source_target_pairs={{0,3},{3,0}}
   %n = f32[2]{0} all-reduce(%d), replica_groups=mesh['a'=1] {'a'}, to_apply=%sum
 }
 """
 
 
 def test_kinds_groups_and_loops_are_counted():
-    found = {(t.kind, t.group): t.bytes for t in transfers(PROGRAM)}
+    found = {(t.kind, t.group, t.span): t.bytes for t in transfers(PROGRAM)}
     assert found == {
-        ("all-gather", 4): 3 * 128 * 3 / 4,
-        ("all-reduce", 4): 2 * (40 + 12) * 3 / 4,
-        ("reduce-scatter", 2): 8,
+        ("all-gather", 4, 4): 3 * 128 * 3 / 4,
+        ("all-gather", 2, 5): 16 / 2,
+        ("all-reduce", 4, 7): 2 * (40 + 12) * 3 / 4,
+        ("reduce-scatter", 2, 3): 8,
+        ("collective-permute", 2, 4): 8,
     }
 
 
@@ -52,6 +56,11 @@ def test_a_loop_that_sends_must_say_how_often():
     unknown = PROGRAM.replace('"known_trip_count":{"n":"3"}', "")
     with pytest.raises(ValueError, match=r"loop body\.1 sends data"):
         transfers(unknown)
+
+
+def test_groups_of_an_unknown_form_are_an_error():
+    with pytest.raises(ValueError, match="without a known form of groups"):
+        transfers(PROGRAM.replace("source_target_pairs", "other_pairs"))
 
 
 def test_a_compiled_program_of_one_device_sends_nothing():
@@ -65,8 +74,8 @@ COUNT = Count(
     flops=5e12,
     bytes=10,
     transfers=(
-        Transfer(kind="all-reduce", group=8, bytes=7e9),
-        Transfer(kind="all-gather", group=4, bytes=1e9),
+        Transfer(kind="all-reduce", group=8, span=8, bytes=7e9),
+        Transfer(kind="all-gather", group=4, span=4, bytes=1e9),
     ),
 )
 DEVICE = Hardware(flops=10e12, memory=10, node=8, fast=8e9, slow=1e9)
