@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "tokenizer_trainer": ALL,
 }
 # These take models apart and put them together (graphdef, merge); they never define one.
-MAY_USE_NNX = {"models", "tokenizers", "training", "generation", "profiling"}
+MAY_USE_NNX = {"models", "tokenizers", "evaluation", "training", "generation", "profiling"}
 
 
 def imported(path):
