@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "generator": ALL,
     "demonstration": ALL | {"profiling"},
     "tokenizer_trainer": ALL,
+    "evaluator": ALL,
 }
 # These take models apart and put them together (graphdef, merge); they never define one.
 MAY_USE_NNX = {"models", "tokenizers", "evaluation", "training", "generation", "profiling"}

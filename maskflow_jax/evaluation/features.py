@@ -143,6 +143,12 @@ def _check_clip(clip: np.ndarray, network: FeatureNetwork, name: str) -> None:
         )
 
 
+def digest_of(features: np.ndarray) -> str:
+    """SHA-256 of features, their type and shape."""
+    head = f"{features.dtype} {features.shape}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(features).tobytes()).hexdigest()
+
+
 def key_of(**decides: Any) -> str:
     """A digest of everything that decides a result, for the names of cached files."""
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -112,7 +112,7 @@ def _covariance(x: np.ndarray, ddof: int) -> np.ndarray:
 
 
 def _trace_of_root(left: np.ndarray, right: np.ndarray, ddof: int) -> float:
-    """tr (S1 S2)^(1/2) in float64, by the cheaper of two equal ways."""
+    """The trace of (S1 S2)^(1/2) in float64, by the cheaper of two equal ways."""
     if min(len(left), len(right)) < left.shape[1]:
         x, y = left - left.mean(axis=0), right - right.mean(axis=0)
         divisor = np.sqrt(float(len(x) - ddof) * (len(y) - ddof))

@@ -1,4 +1,4 @@
-"""I3D: parity with the torch network, files of weights in every form, and files that are refused."""
+"""I3D: parity with the torch network, files of weights in every form, refused files."""
 
 import json
 import os
