@@ -34,6 +34,7 @@ _NUM_VIDEOS = flags.DEFINE_integer("num_videos", 1, "0: all of the split.", lowe
 _BATCH = flags.DEFINE_integer("batch_size", 4, "Videos sampled at a time.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed.", lower_bound=0, upper_bound=2**32 - 1)
 _GIF = flags.DEFINE_bool("gif", None, "Whether GIFs are written; by default up to 200 frames.")
+_REPORT = flags.DEFINE_bool("report", False, "Writes how the samples drift: drift.csv, .png.")
 _DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, if it has moved.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "Tokenizer, if it has moved.")
 
@@ -44,6 +45,7 @@ def main(_) -> None:
     distributed.join(saves_at_sigterm=False)
     import maskflow_jax as mf
     from maskflow_jax.config_files import change_sampling
+    from maskflow_jax.generation.drift_report import write_drift_report
     from maskflow_jax.generation.sample_folder import SampleFolder, local_mesh
     from maskflow_jax.sampling.patterns import read_box
 
@@ -73,6 +75,8 @@ def main(_) -> None:
         generator, out, contexts, seed=_SEED.value, length=_LENGTH.value, options=options
     )
     written = folder.complete(_BATCH.value, gif=_GIF.value)
+    if _REPORT.value:
+        write_drift_report(generator, out, generation, dataset=_DATASET.value)
     logging.info("wrote %d videos of %d frames to %s", written, _LENGTH.value, out)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from maskflow_jax.evaluation import receipts
 from maskflow_jax.evaluation.real_videos import Clip
 from maskflow_jax.evaluation.receipts import Check
-from maskflow_jax.evaluation.report import write_table
+from maskflow_jax.evaluation.report import window_rows, write_drift, write_table
 from maskflow_jax.evaluation.settings import EvaluationSettings
 from maskflow_jax.generation import sample_sets
 from maskflow_jax.generation.assessment import Assessment
@@ -34,7 +34,7 @@ def evaluate(
     tokenizer: str | Path | None = None,
     dataset: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a model and writes `receipt.json`, a table and curves.
+    """Evaluates a model and writes `receipt.json`, a table, and curves of the drift.
 
     Args:
         model: A run, an exported model or the name of a shipped one.
@@ -84,6 +84,7 @@ def evaluate(
     receipt = receipts.make_receipt(sections, metrics)
     receipts.write_receipt(out / RECEIPT, receipt)
     write_table({out.name: receipt}, out / "table")
+    write_drift(window_rows(receipt["metrics"]), out / "drift")
     return receipt
 
 

@@ -102,7 +102,8 @@ class Measurement:
             pair = halves(clips)
             sizes.append(min(map(len, pair)))
             for name, measure in measures.items():
-                floors[name].append(measure(real[pair[0]], real[pair[1]]))
+                if sizes[-1] > 1:  # a covariance needs two
+                    floors[name].append(measure(real[pair[0]], real[pair[1]]))
                 for label, features in sets.items():
                     found[name + label].append(measure(features, real))
             if self.real.open_raw is not None:

@@ -125,6 +125,22 @@ def window_curves(receipt: Mapping[str, Any]) -> dict[str, list[tuple[float, flo
     return curves
 
 
+def window_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """The means of the metrics of windows as a row per window.
+
+    Args:
+        metrics: Metrics by name, as a receipt holds them.
+    """
+    rows: dict[int, Row] = {}
+    names = []
+    for name, metric in metrics.items():
+        stem, found, index = name.partition(_WINDOW)
+        if found:
+            names += [] if stem in names else [stem]
+            rows.setdefault(int(index), {})[stem] = metric["mean"]
+    return [{name: rows[i].get(name) for name in names} for i in sorted(rows)]
+
+
 def write_table(receipts: Mapping[str, Mapping[str, Any]], out: str | Path) -> str:
     """Writes `out`.md, `out`.csv and, where a receipt has windows, the curves as `out`.png.
 

@@ -8,6 +8,8 @@ from maskflow_jax.evaluation.protocols import find_protocol
 from maskflow_jax.evaluation.real_videos import MODES
 from maskflow_jax.io.settings import refuse
 
+DEFAULT_CLIP_FRAMES = 16  # of a measured window: what all feature networks take
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:

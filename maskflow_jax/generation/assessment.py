@@ -13,19 +13,21 @@ from flax import nnx
 
 from maskflow_jax.config import SamplingConfig
 from maskflow_jax.config_files import change_sampling, to_dict
-from maskflow_jax.evaluation import judges, likelihood, motion_reader
+from maskflow_jax.evaluation import judges, likelihood, maze_features, motion_reader
+from maskflow_jax.evaluation.drift import window_slices
 from maskflow_jax.evaluation.measuring import Draw, Measurement, shipped_reader
 from maskflow_jax.evaluation.protocols import find_protocol
 from maskflow_jax.evaluation.real_videos import (
     Clip,
     RealVideos,
+    check_lengths,
     from_source,
     from_tokens,
     random_clips,
 )
 from maskflow_jax.evaluation.receipts import Metric
-from maskflow_jax.evaluation.reconstruction import frame_psnr, frame_ssim
-from maskflow_jax.evaluation.settings import EvaluationSettings
+from maskflow_jax.evaluation.reconstruction import SSIM_WINDOW, frame_psnr, frame_ssim
+from maskflow_jax.evaluation.settings import DEFAULT_CLIP_FRAMES, EvaluationSettings
 from maskflow_jax.evaluation.token_statistics import code_groups
 from maskflow_jax.generation import sample_sets, trained_model
 from maskflow_jax.generation.sample_folder import SampleFolder, digest, local_mesh
@@ -70,7 +72,7 @@ class Assessment:
         )
         self.is_maze = decodes_mazes(self.generator.tokenizer)
         self.window = self.generator.window
-        self.clip_frames = settings.clip_frames or 16
+        self.clip_frames = settings.clip_frames or DEFAULT_CLIP_FRAMES
         length = settings.length or 5 * self.window
         self.generation = self.generator.plan(length, **vars(self.sampling))
         self.judge = None
@@ -81,7 +83,9 @@ class Assessment:
                 clip_frames=settings.clip_frames,
                 mode=settings.real,
             )
-        self.real = _real_videos(self.generator, settings, dataset)
+        self.real = find_real_videos(self.generator, settings, dataset)
+        window_slices(self.generation.task.shown, self.clip_frames)
+        check_lengths(self.real.lengths, max(self.clip_frames, self.generation.task.source_frames))
         if self.judge is not None:
             if self.judge.mode == "raw" and self.real.open_raw is None:
                 self.real.frames(0, "raw")  # says what is missing
@@ -137,7 +141,7 @@ class Assessment:
             left_out["known_psnr, known_ssim"] = "the real videos of given samples are unknown"
         else:
             metrics += self._known(sets, contexts, left_out)
-        if self.is_maze and self.clip_frames == 16:
+        if self.is_maze and self.clip_frames == maze_features.CLIP_FRAMES:
             metrics += measurement.by_features(judges.maze_judge())
         if self.judge is not None:
             metrics += measurement.by_features(self.judge)
@@ -175,6 +179,9 @@ class Assessment:
         """PSNR and SSIM of known frames against the real ones."""
         mode = "raw" if self.real.open_raw is not None else "reconstructed"
         measures = {"known_psnr": frame_psnr, "known_ssim": frame_ssim}
+        if self.generator.tokenizer.identity["frame_size"] < SSIM_WINDOW:
+            left_out["known_ssim"] = f"the frames are smaller than the {SSIM_WINDOW} pixels of SSIM"
+            del measures["known_ssim"]
         found: dict[str, list[float]] = {name: [] for name in measures}
         for drawn, clips in zip(sets, contexts, strict=True):
             known = int(drawn.known.all(axis=(1, 2)).sum())
@@ -184,7 +191,7 @@ class Assessment:
                 try:
                     pairs = zip(real, ours, strict=bool(known))
                     values = [measure(a, b).mean() for a, b in pairs]
-                except (ImportError, ValueError) as error:  # no scikit-image, or tiny frames
+                except ImportError as error:  # no scikit-image
                     left_out[name], values = str(error), []
                     logging.warning("%s is left out: %s", name, error)
                 found[name] += [float(np.mean(values))] if values else []
@@ -220,10 +227,20 @@ class Assessment:
         }
 
 
-def _real_videos(
-    generator: VideoGenerator, settings: EvaluationSettings, dataset: str | Path | None
+def find_real_videos(
+    generator: VideoGenerator, settings: EvaluationSettings, dataset: str | Path | None = None
 ) -> RealVideos:
-    """The real videos: of a source, of the dataset, or those that lie beside a shipped model."""
+    """Finds real videos: of a source, of the dataset, or those that lie beside a shipped model.
+
+    Args:
+        generator: The model.
+        settings: Its fields `source`, `source_settings` and `num_real` decide.
+        dataset: Folder of the dataset, if it has moved.
+
+    Raises:
+        FileNotFoundError: If there are none.
+        ValueError: If they cannot be read.
+    """
     tokenizer, split = generator.tokenizer, generator.model.config.data.validation_split
     if settings.source is not None:
         return from_source(
