@@ -1,8 +1,9 @@
 """I3D (Inception-v1 inflated to three dimensions), the network of FVD, in Flax.
 
 The weights are not part of this project: a user gives a file, and its SHA-256 is recorded. The file
-may be a state dict of the usual torch port as a pickle or as safetensors, a TorchScript archive of
-that port, or an npz of the same names. Matrix products run at the highest precision everywhere.
+may be a state dict of one of the two torch ports (`InceptionI3d`, whose names are those used here,
+or `i3dpt`) as a pickle, as safetensors or as an npz, or a TorchScript archive with such names.
+Matrix products run at the highest precision everywhere.
 
 Padding: a convolution or pool "SAME" puts the extra row at the end, as TensorFlow and XLA do.
 
@@ -10,6 +11,7 @@ Source: Carreira and Zisserman 2017; Unterthiner et al. 2018 (FVD).
 """
 
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,6 +49,17 @@ _POOLS = {  # after which layer: (window, strides)
     "Mixed_3c": ((3, 3, 3), (2, 2, 2)),
     "Mixed_4f": ((2, 2, 2), (2, 2, 2)),
 }
+# The names of the other port, i3dpt, from which the TorchScript archive was made.
+_I3DPT = (
+    (r"^conv3d_0c_1x1\.", "logits."),
+    (r"^conv3d_", "Conv3d_"),
+    (r"^mixed_", "Mixed_"),
+    (r"\.branch_0\.", ".b0."),
+    (r"\.branch_([12])\.0\.", r".b\1a."),
+    (r"\.branch_([12])\.1\.", r".b\1b."),
+    (r"\.branch_3\.1\.", ".b3b."),
+    (r"\.batch3d\.", ".bn."),
+)
 _BATCH_NORM = {
     "weight": "scale",
     "bias": "shift",
@@ -94,8 +107,8 @@ class I3D(nnx.Module):
     """The network.
 
     Args:
-        epsilon: What batch normalisation adds to the variance: 1e-3 in TensorFlow's module, 1e-5
-            in the torch port.
+        epsilon: What batch normalisation adds to the variance: 1e-3 in TensorFlow's module and
+            in `i3dpt`, 1e-5 in `InceptionI3d`.
     """
 
     def __init__(self, epsilon: float):
@@ -152,7 +165,7 @@ def load_i3d(path: str | Path, *, epsilon: float) -> I3D:
 
 
 def read_i3d_weights(path: str | Path) -> Mapping[str, np.ndarray]:
-    """Reads a file of weights as arrays by their torch names, counters of batches left out.
+    """Reads a file of weights as arrays by their names in `InceptionI3d`, without counters.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -173,7 +186,18 @@ def read_i3d_weights(path: str | Path) -> Mapping[str, np.ndarray]:
             raise ValueError(f"{path} cannot be read: {error}; copy it again") from error
     else:
         found = read_torchscript(path) or read_torch_file(path).state_dict()
-    return {name: x for name, x in found.items() if not name.endswith("num_batches_tracked")}
+    return {
+        _standard_name(name): x
+        for name, x in found.items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def _standard_name(name: str) -> str:
+    """The name of a weight in `InceptionI3d`."""
+    for pattern, replacement in _I3DPT:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def _torch_name(at: tuple) -> str:

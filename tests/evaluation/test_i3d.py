@@ -66,6 +66,19 @@ def test_logits_agree_with_torch(reference, file):
     assert error < 1e-5
 
 
+def test_the_names_of_the_other_port(weights):
+    """The names of `i3dpt`, which the TorchScript archive has."""
+    branches = {"b0": "branch_0", "b1a": "branch_1.0", "b1b": "branch_1.1"}
+    branches |= {"b2a": "branch_2.0", "b2b": "branch_2.1", "b3b": "branch_3.1"}
+    for name in weights:
+        layer, *rest = name.split(".")
+        layer = "conv3d_0c_1x1" if layer == "logits" else layer.lower()
+        rest = [{"bn": "batch3d"}.get(part, branches.get(part, part)) for part in rest]
+        other = ".".join([layer, *rest])
+        assert other != name
+        assert i3d._standard_name(other) == name == i3d._standard_name(name)
+
+
 def parameters(network):
     return nnx.traversals.flatten_mapping(nnx.to_pure_dict(nnx.state(network)))
 
