@@ -76,6 +76,7 @@ def evaluate(
         "files": receipts.hash_files(folders, sample_sets.PATTERN),
         "contexts": None if contexts is None else [_places(clips) for clips in contexts],
         "left_out": left_out,
+        "speed": assessment.speed(),
         "places": {
             "model": str(model),
             "samples": [sample_sets.relative(folder, out) for folder in folders],

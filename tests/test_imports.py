@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "demonstration": ALL | {"profiling"},
     "tokenizer_trainer": ALL,
     "evaluator": ALL,
+    "results": ALL | {"evaluator"},
 }
 # These take models apart and put them together (graphdef, merge); they never define one.
 MAY_USE_NNX = {"models", "tokenizers", "evaluation", "training", "generation", "profiling"}

@@ -198,6 +198,15 @@ class Assessment:
         count = self.settings.num_videos
         return [Metric(name=name, draws=tuple(x), n=count) for name, x in found.items() if x]
 
+    def speed(self) -> dict[str, Any]:
+        """Seconds of a batch of videos, from the median of the windows that were sampled here.
+
+        They are None where all samples were there before.
+        """
+        generation = self.generator.plan(self.generation.task.shown, **vars(self.sampling))
+        batch = min(self.settings.batch_size, self.settings.num_videos)
+        return {"seconds": generation.expected_seconds, "batch_size": batch}
+
     def hashes(self, features: Mapping[str, str]) -> dict[str, Any]:
         """Digests of all that decides the numbers."""
         networks = {} if self.judge is None else {"i3d": self.judge.network.sha256}
