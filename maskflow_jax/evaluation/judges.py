@@ -18,7 +18,13 @@ from maskflow_jax.evaluation.features import FeatureNetwork
 from maskflow_jax.evaluation.frechet import frechet_distance
 from maskflow_jax.evaluation.maze_features import maze_features
 from maskflow_jax.evaluation.protocols import Protocol, check_amount, fvd_features
-from maskflow_jax.evaluation.real_videos import Clip, Through, centre_clips, random_clips
+from maskflow_jax.evaluation.real_videos import (
+    Clip,
+    Through,
+    centre_clips,
+    halves,
+    random_clips,
+)
 from maskflow_jax.io import video_files
 
 MP4_FPS = 8.0  # of the released script
@@ -47,7 +53,7 @@ class Judge:
     def real_clips(
         self, lengths: Sequence[int], *, num_generated: int, length: int, seed: int
     ) -> list[Clip]:
-        """Chooses the real clips of a draw.
+        """Chooses the real clips of a draw; `reference` says which are compared with.
 
         Args:
             lengths: Number of frames of each real video.
@@ -56,8 +62,8 @@ class Judge:
             seed: Seed of the draw.
 
         Returns:
-            One clip of each video, as the protocol says; of other networks twice as many clips as
-            there are generated videos, so that each half is a set of their size.
+            One clip of each video, as the protocol says; for other networks twice as many clips as
+            there are generated videos, so that each of the two `halves` is a set of their size.
         """
         rng = np.random.default_rng([seed, 0])
         frames = self.network.clip_frames
@@ -67,6 +73,14 @@ class Judge:
             return centre_clips(lengths, frames, length)
         most = self.protocol.most_videos or len(lengths)
         return random_clips(lengths, min(most, len(lengths)), frames, rng)
+
+    def reference(self, clips: Sequence[Clip]) -> list[int]:
+        """Numbers of the clips that generated ones are compared with.
+
+        All of them under a protocol. Otherwise those of the odd videos: the even ones, from which
+        the contexts are taken, then give the floor, at the same number of clips.
+        """
+        return halves(clips)[1] if self.protocol is None else list(range(len(clips)))
 
     def check(self, num_generated: int, num_real: int, *, permit_few: bool) -> None:
         """Refuses too few videos of an FVD."""

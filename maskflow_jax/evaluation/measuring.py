@@ -99,18 +99,18 @@ class Measurement:
             generated = self._generated_features(extractor, judge, draw)
             sets = dict(self._sets(judge.name, generated, draw.seed))
             measures = {judge.name: judge.distance, judge.kernel_name: kernel_distance}
-            pair = halves(clips)
+            pair, reference = halves(clips), judge.reference(clips)
             sizes.append(min(map(len, pair)))
             for name, measure in measures.items():
                 if sizes[-1] > 1:  # a covariance needs two
                     floors[name].append(measure(real[pair[0]], real[pair[1]]))
                 for label, features in sets.items():
-                    found[name + label].append(measure(features, real))
+                    found[name + label].append(measure(features, real[reference]))
             if self.real.open_raw is not None:
                 mode = "raw" if judge.mode == "reconstructed" else "reconstructed"
                 other = self._real_features(extractor, judge, clips, mode)
                 for name, measure in measures.items():
-                    found[f"{name}.against_{mode}"].append(measure(sets[""], other))
+                    found[f"{name}.against_{mode}"].append(measure(sets[""], other[reference]))
                 # The same clips before and after the tokenizer: what it costs. (The kernel
                 # distance takes its sets for independent, which these are not.)
                 found[f"r{judge.name}"].append(judge.distance(real, other))
@@ -148,7 +148,7 @@ class Measurement:
         rows, floors = [], []
         for draw in self.draws:
             clips = self._real_tokens(draw.seed)
-            reference = token_statistics(np.concatenate(clips), groups)
+            reference = token_statistics(clips[1], groups)
             rows.append(token_rows(draw.tokens, self.clip_frames, groups, reference))
             (floor,) = token_rows(clips[0], self.clip_frames, groups, None)
             apart = distance(*(token_statistics(part, groups) for part in clips))

@@ -12,6 +12,9 @@ from maskflow_jax.evaluation.drift import Row
 from maskflow_jax.evaluation.receipts import read_receipt
 from maskflow_jax.io.files import write_text, write_with
 
+Point = tuple[int, float, float]
+"""Number of a window, mean, standard deviation."""
+
 _WINDOW = ".window_"
 _PARTS = re.compile(r"\.(window|time|frame)_")  # of metrics that have too many for a table
 
@@ -115,13 +118,14 @@ def _cell(metric: Mapping[str, Any] | None) -> str:
     return f"{metric['mean']:.4g}{spread}"
 
 
-def window_curves(receipt: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """The metrics of windows in their order: mean and standard deviation, by metric."""
-    curves: dict[str, list[tuple[float, float]]] = {}
+def window_curves(receipt: Mapping[str, Any]) -> dict[str, list[Point]]:
+    """The metrics of windows in their order: number of the window, mean, standard deviation."""
+    curves: dict[str, list[Point]] = {}
     for name, metric in sorted(receipt["metrics"].items()):
-        stem, found, _ = name.partition(_WINDOW)
+        stem, found, index = name.partition(_WINDOW)
         if found:
-            curves.setdefault(stem, []).append((metric["mean"], metric["std"] or 0.0))
+            point = (int(index), metric["mean"], metric["std"] or 0.0)
+            curves.setdefault(stem, []).append(point)
     return curves
 
 
@@ -181,13 +185,13 @@ def write_drift(rows: Sequence[Row], out: str | Path) -> None:
         out.with_suffix(".csv"), as_csv([{"window": i, **row} for i, row in enumerate(rows)])
     )
     curves = {
-        name: [(float("nan") if row[name] is None else row[name], 0.0) for row in rows]
+        name: [(i, row[name], 0.0) for i, row in enumerate(rows) if row[name] is not None]
         for name in rows[0]
     }
     _draw({"": curves}, out.with_suffix(".png"))
 
 
-def _draw(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], path: Path) -> None:
+def _draw(curves: Mapping[str, Mapping[str, Sequence[Point]]], path: Path) -> None:
     """A panel for each metric, a line for each label, windows along the axis."""
     figure_of = _import_figure()
     names = list(dict.fromkeys(name for metrics in curves.values() for name in metrics))
@@ -197,16 +201,16 @@ def _draw(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], pat
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for axis in axes[len(names) :]:
         axis.set_axis_off()
+    last = max(point[0] for metrics in curves.values() for p in metrics.values() for point in p)
     for name, axis in zip(names, axes, strict=False):
         for label, metrics in curves.items():
-            points = metrics.get(name, ())
-            means, spreads = [p[0] for p in points], [p[1] for p in points]
-            axis.errorbar(
-                range(len(points)), means, spreads, label=label, marker=".", capsize=2, lw=1.2
-            )
+            if points := metrics.get(name, ()):
+                at, means, spreads = zip(*points, strict=True)
+                axis.errorbar(at, means, spreads, label=label, marker=".", capsize=2, lw=1.2)
         axis.set_title(name.replace("_", " "), fontsize=10)
         axis.set_xlabel("window", fontsize=8)
         axis.tick_params(labelsize=8)
+        axis.set_xlim(-0.3, last + 0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
     if any(curves):
         axes[0].legend(fontsize=8)

@@ -99,7 +99,7 @@ class Assessment:
         frames = self.generation.task.source_frames
         for seed in self.settings.seeds:
             rng = np.random.default_rng([seed, 1])
-            clips = random_clips(self.real.lengths, self.settings.num_videos, frames, rng)
+            clips = self._contexts(frames, rng)
             real = [self.real.tokens[c.video][c.start : c.start + frames] for c in clips]
             folder = SampleFolder(
                 self.generator,
@@ -113,6 +113,15 @@ class Assessment:
             folders.append(out / f"samples_seed{seed}")
             contexts.append(clips)
         return folders, contexts
+
+    def _contexts(self, frames: int, rng: np.random.Generator) -> list[Clip]:
+        """Known frames: of all real videos for an FVD, else of the even ones.
+
+        The odd ones are what generated video is compared with (`Judge.reference`).
+        """
+        step = 2 if self.judge is None else 1
+        clips = random_clips(self.real.lengths[::step], self.settings.num_videos, frames, rng)
+        return [Clip(video=step * clip.video, start=clip.start) for clip in clips]
 
     def measure(
         self, sets: list, contexts: list[list[Clip]] | None, *, cache: Path | None

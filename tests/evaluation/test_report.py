@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 def made(shift, seeds=(0, 1)):
     metrics = [
         Metric(name="unigram", draws=(1.0 + shift, 2.0 + shift), n=8, floor=0.5, floor_n=4),
-        *(Metric(name=f"unigram.window_{i:02d}", draws=(i + shift, i + 1.0), n=8) for i in (0, 1)),
+        *(Metric(name=f"unigram.window_{i:02d}", draws=(i + shift, i + 1.0), n=8) for i in (1, 2)),
     ]
     settings = {"seeds": seeds, "protocol": None}
     return receipts.make_receipt({"settings": settings}, metrics)
@@ -40,6 +40,13 @@ def test_a_table_of_receipts(tmp_path):
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
     with pytest.raises(ValueError, match="no receipts"):
         report.write_table({}, tmp_path / "none")
+
+
+def test_curves_stand_at_their_windows():
+    """A metric may be missing in the first window, as the seam is."""
+    curves = report.window_curves(made(0.0))
+    assert [point[:2] for point in curves["unigram"]] == [(1, 1.5), (2, 2.5)]
+    assert report.window_rows(made(0.0)["metrics"]) == [{"unigram": 1.5}, {"unigram": 2.5}]
 
 
 def test_receipts_are_found_and_named_by_their_folders(tmp_path):
