@@ -45,7 +45,6 @@ def main(_) -> None:
     distributed.join(saves_at_sigterm=False)
     import maskflow_jax as mf
     from maskflow_jax.config_files import change_sampling
-    from maskflow_jax.generation.drift_report import write_drift_report
     from maskflow_jax.generation.sample_folder import SampleFolder, local_mesh
     from maskflow_jax.sampling.patterns import read_box
 
@@ -56,19 +55,15 @@ def main(_) -> None:
     box = {"box": read_box(_BOX.value)} if _BOX.value else {}
     options = {**vars(sampling), "task": _TASK.value, **box}
     generation = generator.plan(_LENGTH.value, **options)
-    frames, count = generation.task.source_frames, _NUM_VIDEOS.value
+    read, task = generator.read_context, generation.task
+    frames, count = task.source_frames, _NUM_VIDEOS.value
     if frames and Path(_CONTEXT.value).suffix:
-        one = generator.read_context(
-            _CONTEXT.value, frames=frames, from_start=generation.task.backward
-        )
+        one = read(_CONTEXT.value, frames=frames, from_start=task.backward)
         contexts = np.repeat(one, count or 1, axis=0)
     else:
-        contexts = generator.read_context(
-            frames=frames,
-            split=_CONTEXT.value,
-            indices=np.arange(count) if count else "all",
-            window_seed=_SEED.value if _WINDOWS.value else None,
-        )
+        chosen = np.arange(count) if count else "all"
+        seed = _SEED.value if _WINDOWS.value else None
+        contexts = read(frames=frames, split=_CONTEXT.value, indices=chosen, window_seed=seed)
     logging.info("%s by %s: %s", _TASK.value, sampling.sampler.name, generation)
     out = Path(_OUT.value or generator.model.directory / "samples")
     folder = SampleFolder(
@@ -76,7 +71,7 @@ def main(_) -> None:
     )
     written = folder.complete(_BATCH.value, gif=_GIF.value)
     if _REPORT.value:
-        write_drift_report(generator, out, generation, dataset=_DATASET.value)
+        mf.write_drift_report(generator, out, generation, dataset=_DATASET.value)
     logging.info("wrote %d videos of %d frames to %s", written, _LENGTH.value, out)
 
 

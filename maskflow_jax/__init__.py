@@ -52,6 +52,7 @@ _NAMES = {
     "read_config": "config_files",
     "train": "training.trainer",
     "verify_receipt": "evaluator",
+    "write_drift_report": "generation.drift_report",
 }
 
 __all__ = [*sorted(_NAMES), "__version__"]
