@@ -17,7 +17,7 @@ from typing import Any
 from maskflow_jax.evaluation import receipts
 from maskflow_jax.evaluation.real_videos import Clip
 from maskflow_jax.evaluation.receipts import Check
-from maskflow_jax.evaluation.report import window_rows, write_drift, write_table
+from maskflow_jax.evaluation.report import floors_of, window_rows, write_drift, write_table
 from maskflow_jax.evaluation.settings import EvaluationSettings
 from maskflow_jax.generation import sample_sets
 from maskflow_jax.generation.assessment import Assessment
@@ -85,7 +85,8 @@ def evaluate(
     receipt = receipts.make_receipt(sections, metrics)
     receipts.write_receipt(out / RECEIPT, receipt)
     write_table({out.name: receipt}, out / "table")
-    write_drift(window_rows(receipt["metrics"]), out / "drift")
+    metrics = receipt["metrics"]
+    write_drift(window_rows(metrics), out / "drift", floors_of(metrics))
     return receipt
 
 

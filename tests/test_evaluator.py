@@ -177,6 +177,12 @@ def test_given_samples_are_measured_and_others_refused(evaluated, tiny_run, tmp_
     (other / "settings.json").unlink()
     with pytest.raises(ValueError, match=r"has no settings\.json"):
         mf.evaluate(tiny_run, tmp_path / "b", one, samples=[other])
+    shutil.copytree(out / "samples_seed1", tmp_path / "fewer")
+    (tmp_path / "fewer/sample_00002.npz").unlink()
+    with pytest.raises(ValueError, match=r"sets of samples have tokens \[\(2, 8, 4, 4\), \(3, 8"):
+        two = mf.EvaluationSettings(**SETTINGS)
+        folders = [out / "samples_seed0", tmp_path / "fewer"]
+        mf.evaluate(tiny_run, tmp_path / "b", two, samples=folders)
     with pytest.raises(FileExistsError, match="holds samples of other settings"):
         mf.evaluate(
             tiny_run, copied_into(out, tmp_path), mf.EvaluationSettings(**SETTINGS | {"length": 9})

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ Through = Callable[[np.ndarray], np.ndarray]
 """What the frames of whole videos go through, uint8 [F, S, S, 3], such as a lossy file."""
 
 _RATE_TOLERANCE = 0.02
+_PATHS = ("root", "train_list", "test_list")  # settings of sources that are paths
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,7 +144,13 @@ def from_source(
         FileNotFoundError: If there are no videos.
         ValueError: If a video cannot be read, has another frame rate, or does not change.
     """
-    made = make_source(source, settings)
+    paths = {name: Path(settings[name]) for name in _PATHS if settings.get(name) is not None}
+    made = make_source(source, {**settings, **paths})
+    if not hasattr(made, "open"):
+        raise ValueError(
+            f"source {source} holds tokens, not videos: make a dataset of it, or name a source of "
+            "frames"
+        )
     listed = [item for item in made.listing().items if item.split in (None, "test")]
     if not listed:
         raise FileNotFoundError(f"source {source} has no validation videos; correct its settings")

@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from maskflow_jax.evaluation.drift import Row
@@ -145,6 +145,12 @@ def window_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     return [{name: rows[i].get(name) for name in names} for i in sorted(rows)]
 
 
+def floors_of(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """What real videos give, by metric, for the metrics of windows that say so."""
+    found = ((name.partition(_WINDOW), metric.get("floor")) for name, metric in metrics.items())
+    return {stem: floor for (stem, window, _), floor in found if window and floor is not None}
+
+
 def write_table(receipts: Mapping[str, Mapping[str, Any]], out: str | Path) -> str:
     """Writes `out`.md, `out`.csv and, where a receipt has windows, the curves as `out`.png.
 
@@ -166,16 +172,20 @@ def write_table(receipts: Mapping[str, Mapping[str, Any]], out: str | Path) -> s
     write_text(out.with_suffix(".csv"), as_csv(receipt_rows(receipts)))
     curves = {label: window_curves(receipt) for label, receipt in receipts.items()}
     if any(curves.values()):
-        _draw(curves, out.with_suffix(".png"))
+        floors = floors_of(next(iter(receipts.values()))["metrics"])
+        _draw(curves, floors, out.with_suffix(".png"))
     return table
 
 
-def write_drift(rows: Sequence[Row], out: str | Path) -> None:
+def write_drift(
+    rows: Sequence[Row], out: str | Path, floors: Mapping[str, float] = MappingProxyType({})
+) -> None:
     """Writes the drift of one set of samples as `out`.csv and `out`.png.
 
     Args:
         rows: A row per window, with the same names.
         out: Path without suffix.
+        floors: What real videos give, drawn as a dashed line, by name.
 
     Raises:
         ImportError: If matplotlib is missing.
@@ -188,10 +198,12 @@ def write_drift(rows: Sequence[Row], out: str | Path) -> None:
         name: [(i, row[name], 0.0) for i, row in enumerate(rows) if row[name] is not None]
         for name in rows[0]
     }
-    _draw({"": curves}, out.with_suffix(".png"))
+    _draw({"": curves}, floors, out.with_suffix(".png"))
 
 
-def _draw(curves: Mapping[str, Mapping[str, Sequence[Point]]], path: Path) -> None:
+def _draw(
+    curves: Mapping[str, Mapping[str, Sequence[Point]]], floors: Mapping[str, float], path: Path
+) -> None:
     """A panel for each metric, a line for each label, windows along the axis."""
     figure_of = _import_figure()
     names = list(dict.fromkeys(name for metrics in curves.values() for name in metrics))
@@ -207,6 +219,8 @@ def _draw(curves: Mapping[str, Mapping[str, Sequence[Point]]], path: Path) -> No
             if points := metrics.get(name, ()):
                 at, means, spreads = zip(*points, strict=True)
                 axis.errorbar(at, means, spreads, label=label, marker=".", capsize=2, lw=1.2)
+        if name in floors:
+            axis.axhline(floors[name], color="grey", ls="--", lw=1, label="real videos")
         axis.set_title(name.replace("_", " "), fontsize=10)
         axis.set_xlabel("window", fontsize=8)
         axis.tick_params(labelsize=8)

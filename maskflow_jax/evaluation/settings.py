@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from maskflow_jax.evaluation.protocols import find_protocol
@@ -53,6 +54,9 @@ class EvaluationSettings:
         """Raises ValueError, with all problems at once, for settings that cannot be measured."""
         object.__setattr__(self, "seeds", tuple(self.seeds))
         object.__setattr__(self, "sampling", tuple(self.sampling))
+        object.__setattr__(self, "i3d", None if self.i3d is None else str(self.i3d))
+        plain = {name: _plain(value) for name, value in self.source_settings.items()}
+        object.__setattr__(self, "source_settings", plain)
         problems = []
         if self.protocol is not None:
             find_protocol(self.protocol)
@@ -72,3 +76,8 @@ class EvaluationSettings:
             | {"clip_frames": (2, None), "num_real": (2, None), "length": (2, None)},
             more=tuple(problems),
         )
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON holds it: paths as texts."""
+    return str(value) if isinstance(value, Path) else value

@@ -128,6 +128,15 @@ class Assessment:
     ) -> tuple[list[Metric], dict[str, str], dict[str, str]]:
         """Measures everything; the metrics, digests of features, and what was left out and why."""
         seeds = self.settings.seeds
+        shapes = {drawn.tokens.shape for drawn in sets}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"sets of samples have tokens {sorted(shapes)}; the draws of one evaluation have "
+                "as many videos, of one length"
+            )
+        if self.judge is not None:
+            least = (len(sets[0].tokens), len(self.real.tokens))
+            self.judge.check(*least, permit_few=self.settings.permit_few)
         draws = [
             Draw(tokens=s.tokens, seed=seed, digest=hashlib.sha256(s.tokens.tobytes()).hexdigest())
             for s, seed in zip(sets, seeds, strict=True)

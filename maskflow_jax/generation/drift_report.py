@@ -10,7 +10,7 @@ from maskflow_jax.evaluation.judges import maze_judge
 from maskflow_jax.evaluation.maze_features import CLIP_FRAMES
 from maskflow_jax.evaluation.measuring import Draw, Measurement, shipped_reader
 from maskflow_jax.evaluation.real_videos import RealVideos
-from maskflow_jax.evaluation.report import window_rows, write_drift
+from maskflow_jax.evaluation.report import floors_of, window_rows, write_drift
 from maskflow_jax.evaluation.settings import DEFAULT_CLIP_FRAMES, EvaluationSettings
 from maskflow_jax.evaluation.token_statistics import code_groups
 from maskflow_jax.generation.assessment import decodes_mazes, find_real_videos
@@ -51,7 +51,7 @@ def write_drift_report(
     borders = () if generation.task.backward else seams(generation.plan)
     reader = shipped_reader() if decodes_mazes(generator.tokenizer) else None
     groups = code_groups(generator.tokenizer.codebook)
-    real = _real_videos(generator, dataset)
+    real, floors = _real_videos(generator, dataset), {}
     if real is None:
         rows = token_rows(samples.tokens, clip_frames, groups, None)
         meter = FrameMeter(clip_frames, borders, reader)
@@ -70,8 +70,9 @@ def write_drift_report(
         metrics = measurement.by_tokens(groups) + measurement.by_frames(reader)
         if reader is not None and clip_frames == CLIP_FRAMES and len(samples.tokens) > 1:
             metrics += measurement.by_features(maze_judge())
-        rows = window_rows({metric.name: metric.to_json() for metric in metrics})
-    write_drift(rows, folder / "drift")
+        found = {metric.name: metric.to_json() for metric in metrics}
+        rows, floors = window_rows(found), floors_of(found)
+    write_drift(rows, folder / "drift", floors)
     return rows
 
 

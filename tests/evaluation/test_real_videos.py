@@ -53,7 +53,7 @@ def test_raw_and_reconstructed_frames_of_a_source(tokenizer, tmp_path):
     for name in "ab":
         frames = rng.integers(0, 255, (6, 8, 8, 3), dtype=np.uint8)
         video_files.write_mp4(tmp_path / f"{name}.mp4", frames, 5)
-    source = {"root": tmp_path}
+    source = {"root": str(tmp_path)}  # as the command line has it
     real = real_videos.from_source("video_files", source, tokenizer, fps=5.0)
     raw, _ = video_files.read_video(tmp_path / "b.mp4")
     np.testing.assert_array_equal(real.frames(1, "raw"), raw)
@@ -82,6 +82,10 @@ def test_what_is_no_real_video_is_refused(tokenizer, tmp_path):
     video_files.write_mp4(tmp_path / "grey.mp4", np.full((6, 8, 8, 3), 128, np.uint8), 5)
     with pytest.raises(ValueError, match=r"grey\.mp4 is one colour"):
         real_videos.from_source("video_files", {"root": tmp_path}, tokenizer, fps=5.0)
+    (tmp_path / "tokens.h5").touch()
+    with pytest.raises(ValueError, match="source hdf5_tokens holds tokens, not videos"):
+        settings = {"root": tmp_path / "tokens.h5", "fps": 5.0}
+        real_videos.from_source("hdf5_tokens", settings, tokenizer, fps=5.0)
     (tmp_path / "empty").mkdir()
     with pytest.raises((FileNotFoundError, ValueError), match=r"empty|no validation videos"):
         real_videos.from_source("video_files", {"root": tmp_path / "empty"}, tokenizer, fps=5.0)

@@ -46,6 +46,7 @@ def test_curves_stand_at_their_windows():
     """A metric may be missing in the first window, as the seam is."""
     curves = report.window_curves(made(0.0))
     assert [point[:2] for point in curves["unigram"]] == [(1, 1.5), (2, 2.5)]
+    assert report.floors_of({"a.window_00": {"floor": 2.0}, "a": {"floor": 1.0}}) == {"a": 2.0}
     assert report.window_rows(made(0.0)["metrics"]) == [{"unigram": 1.5}, {"unigram": 2.5}]
 
 
@@ -61,6 +62,6 @@ def test_receipts_are_found_and_named_by_their_folders(tmp_path):
 
 def test_a_drift_report(tmp_path):
     rows = [{"entropy": 3.0, "seam": None}, {"entropy": 2.0, "seam": 1.5}]
-    report.write_drift(rows, tmp_path / "drift")
+    report.write_drift(rows, tmp_path / "drift", {"entropy": 3.1})
     assert (tmp_path / "drift.csv").read_text() == "window,entropy,seam\n0,3.0,\n1,2.0,1.5\n"
     assert Image.open(tmp_path / "drift.png").size[0] > 100
