@@ -45,6 +45,7 @@ def main(_) -> int:
     import maskflow_jax as mf
     from maskflow_jax.data.sources.registry import read_settings
     from maskflow_jax.evaluation import report
+    from maskflow_jax.io.settings import read_integers
 
     places = {"tokenizer": _TOKENIZER.value, "dataset": _DATASET.value}
     if _VERIFY.value:
@@ -62,7 +63,7 @@ def main(_) -> int:
     same = (_PROTOCOL, _I3D, _REAL, _NUM_VIDEOS, _LENGTH, _CLIP_FRAMES, _PERMIT_FEW)
     settings = mf.EvaluationSettings(
         **{flag.name: flag.value for flag in (*same, _SOURCE, _NUM_REAL)},
-        seeds=tuple(int(seed) for seed in _SEEDS.value),
+        seeds=tuple(read_integers("seeds", _SEEDS.value)),
         sampling=tuple(_SET.value),
         batch_size=_BATCH.value,
         source_settings=read_settings(_SOURCE.value, _SETTING.value) if _SOURCE.value else {},

@@ -205,7 +205,7 @@ def _draw(
     curves: Mapping[str, Mapping[str, Sequence[Point]]], floors: Mapping[str, float], path: Path
 ) -> None:
     """A panel for each metric, a line for each label, windows along the axis."""
-    figure_of = _import_figure()
+    figure_of = import_figure()
     names = list(dict.fromkeys(name for metrics in curves.values() for name in metrics))
     columns = min(3, len(names))
     lines = -(-len(names) // columns)
@@ -231,7 +231,8 @@ def _draw(
     write_with(path, lambda part: figure.savefig(part, format="png", dpi=110))
 
 
-def _import_figure() -> ModuleType:
+def import_figure() -> ModuleType:
+    """Returns matplotlib's module of figures; ImportError with the fix where it is missing."""
     try:
         from matplotlib import figure
     except ImportError as error:
