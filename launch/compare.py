@@ -1,17 +1,17 @@
-"""Compares samplers, or a cached with a plain context, or shows how samplers unmask a window.
+"""Compares or tunes samplers, compares cached and plain context, or shows how samplers unmask.
 
     python -m launch.compare --workdir=maze --out=comparison --samplers=mgm --samplers=halton
+    python -m launch.compare --tune --budget=200 --workdir=runs/maze --out=tuned
     python -m launch.compare --what=cache --workdir=runs/maze --out=cache
     python -m launch.compare --what=unmasking --workdir=maze --out=unmasking.gif
 
-`samplers` continues validation videos with every sampler and writes its network evaluations,
-seconds and distances from real tokens as .md and .json. A sampler may have settings and a stride:
-`--samplers=mgm:noise=random,stride=1` (give the flag once per sampler). `cache` measures
-validation cross-entropy and seconds of a chunk with and without a cached context. `unmasking`
-draws a row per sampler and a column per frame, with masked tokens in grey.
+`samplers` continues validation videos with every sampler and writes network evaluations, seconds
+and distances from real tokens as .md and .json; `--samplers=mgm:noise=random,stride=1`, once per
+sampler, gives settings and a stride. `--tune` searches for settings whose cost keeps within
+`--budget`, evaluations or seconds (60s). `cache` measures validation cross-entropy and seconds of a
+chunk with and without a cached context. `unmasking` draws a row per sampler, masked tokens in grey.
 """
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -28,6 +28,9 @@ _SAMPLERS = flags.DEFINE_multi_string(
 )
 _FACTORS = flags.DEFINE_list("factors", ["1", "2", "5"], "Lengths, in training windows.")
 _NUM_VIDEOS = flags.DEFINE_integer("num_videos", 16, "Videos continued, all at a time.")
+_TUNE = flags.DEFINE_bool("tune", False, "Searches for the best sampler of a budget.")
+_BUDGET = flags.DEFINE_string("budget", "200", "tune: evaluations of a video, or seconds: 60s.")
+_TRIALS = flags.DEFINE_integer("trials", 24, "tune: number of settings to try.", lower_bound=1)
 _CONTEXT = flags.DEFINE_list("context_frames", None, "cache: numbers of context frames.")
 _DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, if it has moved.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "Tokenizer, if it has moved.")
@@ -38,7 +41,7 @@ def main(_) -> None:
     start()
     import maskflow_jax as mf
     from maskflow_jax.evaluation.token_statistics import code_groups
-    from maskflow_jax.generation import cache_costs, comparison, unmasking
+    from maskflow_jax.generation import cache_costs, comparison, tuning, unmasking
     from maskflow_jax.generation.trained_model import find_dataset
     from maskflow_jax.io.files import write_text
     from maskflow_jax.io.settings import read_integers
@@ -57,18 +60,16 @@ def main(_) -> None:
         return
     videos = find_dataset(model, model.config.data.validation_split, _DATASET.value)
     if _WHAT.value == "cache":
-        frames = generator.window
-        few = [str(m) for m in sorted({1, frames // 2, frames - 1})]
-        asked = read_integers("context_frames", _CONTEXT.value or few)
-        sizes = {"batch_size": min(16, len(videos)), "passes": 2}
-        rows = [cache_costs.compare(out.name, model, videos, m, **sizes) for m in asked]
-        results = [([dataclasses.asdict(row) for row in rows], cache_costs.as_markdown(rows))]
+        asked = read_integers("context_frames", _CONTEXT.value or [])
+        results = [cache_costs.compare_all(out.name, model, videos, asked)]
     else:
         groups = code_groups(generator.tokenizer.codebook)
         factors = tuple(read_integers("factors", _FACTORS.value))
         arena = comparison.Arena(generator, videos, groups, _NUM_VIDEOS.value, factors)
-        found = comparison.compare(arena, contestants)
-        results = ((rows, comparison.as_markdown(rows)) for rows in found)
+        if _TUNE.value:
+            results = tuning.tables(arena, _BUDGET.value, _TRIALS.value, out.with_suffix(".png"))
+        else:
+            results = comparison.tables(arena, contestants)
     for rows, table in results:  # after each, so that hours are not lost
         write_text(out.with_suffix(".json"), json.dumps(rows, indent=1) + "\n")
         write_text(out.with_suffix(".md"), table)

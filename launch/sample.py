@@ -34,6 +34,7 @@ _NUM_VIDEOS = flags.DEFINE_integer("num_videos", 1, "0: all of the split.", lowe
 _BATCH = flags.DEFINE_integer("batch_size", 4, "Videos sampled at a time.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed.", lower_bound=0, upper_bound=2**32 - 1)
 _GIF = flags.DEFINE_bool("gif", None, "Whether GIFs are written; by default up to 200 frames.")
+_REPORT = flags.DEFINE_bool("report", False, "Writes how the samples drift: drift.csv, .png.")
 _DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, if it has moved.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "Tokenizer, if it has moved.")
 
@@ -54,25 +55,23 @@ def main(_) -> None:
     box = {"box": read_box(_BOX.value)} if _BOX.value else {}
     options = {**vars(sampling), "task": _TASK.value, **box}
     generation = generator.plan(_LENGTH.value, **options)
-    frames, count = generation.task.source_frames, _NUM_VIDEOS.value
+    read, task = generator.read_context, generation.task
+    frames, count = task.source_frames, _NUM_VIDEOS.value
     if frames and Path(_CONTEXT.value).suffix:
-        one = generator.read_context(
-            _CONTEXT.value, frames=frames, from_start=generation.task.backward
-        )
+        one = read(_CONTEXT.value, frames=frames, from_start=task.backward)
         contexts = np.repeat(one, count or 1, axis=0)
     else:
-        contexts = generator.read_context(
-            frames=frames,
-            split=_CONTEXT.value,
-            indices=np.arange(count) if count else "all",
-            window_seed=_SEED.value if _WINDOWS.value else None,
-        )
+        chosen = np.arange(count) if count else "all"
+        seed = _SEED.value if _WINDOWS.value else None
+        contexts = read(frames=frames, split=_CONTEXT.value, indices=chosen, window_seed=seed)
     logging.info("%s by %s: %s", _TASK.value, sampling.sampler.name, generation)
     out = Path(_OUT.value or generator.model.directory / "samples")
     folder = SampleFolder(
         generator, out, contexts, seed=_SEED.value, length=_LENGTH.value, options=options
     )
     written = folder.complete(_BATCH.value, gif=_GIF.value)
+    if _REPORT.value:
+        mf.write_drift_report(generator, out, generation, dataset=_DATASET.value)
     logging.info("wrote %d videos of %d frames to %s", written, _LENGTH.value, out)
 
 

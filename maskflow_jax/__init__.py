@@ -18,7 +18,7 @@ The folders, from the method outwards:
     tokenizers/    frames to tokens and back
     data/          datasets of tokens, and how they are made from videos
     training/      the train step, the loop, checkpoints
-    evaluation/    measures
+    evaluation/    FVD, bits per token, drift, receipts
     generation/    trained models, contexts, generated videos
     parallel/, io/, profiling/
 
@@ -32,6 +32,7 @@ from typing import Any
 _NAMES = {
     "Config": "config",
     "Decoding": "sampling.proposal",
+    "EvaluationSettings": "evaluation.settings",
     "FM": "sampling.samplers",
     "Guidance": "sampling.guidance",
     "Halton": "sampling.samplers",
@@ -44,11 +45,14 @@ _NAMES = {
     "VideoGenerator": "generator",
     "Videos": "generation.videos",
     "default_config": "config_files",
+    "evaluate": "evaluator",
     "PreparationSettings": "data.preparation.settings",
     "prepare_dataset": "data.preparation.prepare",
     "previews": "generation.previews",
     "read_config": "config_files",
     "train": "training.trainer",
+    "verify_receipt": "evaluator",
+    "write_drift_report": "generation.drift_report",
 }
 
 __all__ = [*sorted(_NAMES), "__version__"]

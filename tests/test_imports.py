@@ -32,9 +32,11 @@ MAY_IMPORT = {
     "demonstration": ALL | {"profiling"},
     "doctor": ALL,
     "tokenizer_trainer": ALL,
+    "evaluator": ALL,
+    "results": ALL | {"evaluator"},
 }
 # These take models apart and put them together (graphdef, merge); they never define one.
-MAY_USE_NNX = {"models", "tokenizers", "training", "generation", "profiling"}
+MAY_USE_NNX = {"models", "tokenizers", "evaluation", "training", "generation", "profiling"}
 
 
 def imported(path):

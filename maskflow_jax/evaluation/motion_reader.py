@@ -24,6 +24,7 @@ from maskflow_jax.data.sources.maze_motion import MOTIONS, Walk
 
 FRAMES_PER_CELL, FRAMES_PER_TURN = 4, 6
 NUM_POSES = FRAMES_PER_CELL + 2 * (FRAMES_PER_TURN - 1)
+CONFIDENCE = 0.9  # probability of a pose above which the reader is sure
 SHIPPED = Path(__file__).parent / "pretrained" / "motion_reader.safetensors"
 
 _POOLING = 2  # pixels along a side that are averaged
@@ -42,11 +43,14 @@ class Motions:
         poses: Pose of each frame, int [B, F].
         legal: Whether each pose may follow the one before, bool [B, F - 1].
         turning: Whether each frame is within a turn, bool [B, F].
+        confident: Whether the reader is sure of both frames of each pair (`CONFIDENCE`), bool
+            [B, F - 1]; None if that was not asked.
     """
 
     poses: np.ndarray
     legal: np.ndarray
     turning: np.ndarray
+    confident: np.ndarray | None = None
 
     def by_window(self, window_frames: int) -> list[dict[str, float]]:
         """Shares in consecutive windows, which show how a rollout drifts.
@@ -56,15 +60,17 @@ class Motions:
 
         Returns:
             For each window the shares `legal`, of the pairs of frames that end in it, and
-            `turning`, of its frames.
+            `turning`, of its frames; also `legal_with_confidence`, of the same pairs, if that was
+            read.
         """
-        before = np.pad(self.legal.astype(float), ((0, 0), (1, 0)), constant_values=np.nan)
+        shares = {"legal": _of_pairs(self.legal), "turning": self.turning}
+        if self.confident is not None:
+            shares["legal_with_confidence"] = _of_pairs(self.legal & self.confident)
         windows = []
         for start in range(0, self.poses.shape[1] - window_frames + 1, window_frames):
             inside = slice(start, start + window_frames)
-            turning = float(self.turning[:, inside].mean())
             windows.append(
-                {"legal": float(np.nanmean(before[:, inside])), "turning": float(turning)}
+                {name: float(np.nanmean(share[:, inside])) for name, share in shares.items()}
             )
         return windows
 
@@ -100,19 +106,31 @@ class MotionReader:
         Returns:
             Poses int [...], 0 to `NUM_POSES` - 1.
         """
+        return np.argmax(self._probabilities(frames), axis=-1)
+
+    def _probabilities(self, frames: np.ndarray) -> np.ndarray:
+        """Probabilities of the poses of frames, float32 [..., NUM_POSES]."""
         flat = frames.reshape(-1, *frames.shape[-3:])
         starts = range(0, len(flat), 1024)
         logits = [_logits(self._weights, _features(flat[i : i + 1024])) for i in starts]
-        return np.argmax(np.concatenate(logits), axis=-1).reshape(frames.shape[:-3])
+        probabilities = jax.nn.softmax(np.concatenate(logits), axis=-1)
+        return np.asarray(probabilities).reshape(*frames.shape[:-3], NUM_POSES)
 
     def read(self, videos: np.ndarray) -> Motions:
         """Reads videos uint8 [B, F, 64, 64, 3]."""
-        poses = self.poses(videos)
+        probabilities = self._probabilities(videos)
+        poses, sure = probabilities.argmax(axis=-1), probabilities.max(axis=-1) > CONFIDENCE
         return Motions(
             poses=poses,
             legal=may_follow()[poses[:, :-1], poses[:, 1:]],
             turning=poses >= FRAMES_PER_CELL,
+            confident=sure[:, :-1] & sure[:, 1:],
         )
+
+
+def _of_pairs(values: np.ndarray) -> np.ndarray:
+    """Values [B, F - 1] of pairs at the frame that ends each, float [B, F]; NaN at the first."""
+    return np.pad(values.astype(float), ((0, 0), (1, 0)), constant_values=np.nan)
 
 
 def poses_of(walk: Walk) -> np.ndarray:

@@ -28,6 +28,7 @@ from maskflow_jax.tokenizers.psnr import psnr
 Video = tuple[str, np.ndarray, float]
 Opener = Callable[[], Iterator[TimedFrame]]
 
+SSIM_WINDOW = 11  # pixels along a side
 EXACT_PSNR = 100.0  # stands for a frame without any error, whose PSNR is infinite
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -97,6 +99,30 @@ def compare(
         plain_seconds=seconds[0],
         cached_seconds=seconds[1],
     )
+
+
+def compare_all(
+    name: str, run: TrainedModel, videos: TokenVideos, contexts: Sequence[int] = ()
+) -> tuple[list[dict[str, Any]], str]:
+    """Measures one run at several contexts.
+
+    Args:
+        name: for the table.
+        run: the run.
+        videos: its validation videos.
+        contexts: numbers of context frames; by default 1, half a window, and all but one frame.
+
+    Returns:
+        The rows as JSON values, and as a table.
+
+    Raises:
+        ValueError: if a clip cannot have such a context.
+    """
+    frames = run.config.data.clip_frames
+    asked = contexts or sorted({1, frames // 2, frames - 1})
+    sizes = {"batch_size": min(16, len(videos)), "passes": 2}
+    rows = [compare(name, run, videos, context, **sizes) for context in asked]
+    return [dataclasses.asdict(row) for row in rows], as_markdown(rows)
 
 
 def _sums(run: TrainedModel, batches: list, context_frames: int, cached: bool) -> np.ndarray:

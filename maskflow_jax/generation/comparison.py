@@ -173,6 +173,13 @@ def compare(arena: Arena, contestants: list[Contestant]) -> Iterator[list[dict[s
         yield rows
 
 
+def tables(
+    arena: Arena, contestants: list[Contestant]
+) -> Iterator[tuple[list[dict[str, Any]], str]]:
+    """The rows of `compare` so far, each with their table in markdown."""
+    return ((rows, as_markdown(rows)) for rows in compare(arena, contestants))
+
+
 def _row(
     label: str, plan: Plan | None, factor: int, per_evaluation: float | None, apart: TokenStatistics
 ) -> dict[str, Any]:

@@ -85,12 +85,13 @@ class SampleFolder:
             write_text(self._out / SETTINGS, json.dumps(settings, indent=2) + "\n")
         _wait_for_all("sample folder claimed")
 
-    def complete(self, batch_size: int, *, gif: bool | None = None) -> int:
+    def complete(self, batch_size: int, *, gif: bool | None = None, pixels: bool = True) -> int:
         """Makes what is missing of this process's share, and waits until all have done so.
 
         Args:
             batch_size: Largest number of videos that are sampled at a time.
             gif: Whether GIFs are written; None writes them for short videos.
+            pixels: Whether anything but tokens is written.
 
         Returns:
             Number of samples that this process wrote.
@@ -106,7 +107,7 @@ class SampleFolder:
                 continue
             videos = self._sample(block, size)
             for number in missing:
-                videos[number - block.start].save(self._out, first=number, gif=gif)
+                videos[number - block.start].save(self._out, first=number, gif=gif, pixels=pixels)
             written += len(missing)
             self._unfinished(block).unlink(missing_ok=True)
         _wait_for_all("samples written")

@@ -70,7 +70,14 @@ class Videos:
             f'src="data:video/mp4;base64,{data}"></video>'
         )
 
-    def save(self, directory: str | Path, *, first: int = 0, gif: bool | None = None) -> list[Path]:
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        first: int = 0,
+        gif: bool | None = None,
+        pixels: bool = True,
+    ) -> list[Path]:
         """Writes `sample_00000.npz`, `.mp4` and so on.
 
         The tokens are written first: pixels can be made from them again. Each file appears whole.
@@ -79,6 +86,7 @@ class Videos:
             directory: Folder, created if missing.
             first: Number of the first video.
             gif: Whether GIFs are written too; None writes them for at most 200 frames.
+            pixels: Whether anything but the tokens is written.
 
         Returns:
             Paths of the files of tokens.
@@ -90,12 +98,14 @@ class Videos:
         for number, tokens in enumerate(self.tokens, start=first):
             stem = directory / f"sample_{number:05d}"
             save_tokens(stem.with_suffix(".npz"), tokens, self.known, self.fps, self.tokenizer)
+            paths.append(stem.with_suffix(".npz"))
+            if not pixels:
+                continue
             frames = self.tokenizer.decode(tokens)
             upscale = max(1, SHOWN_SIDE // frames.shape[1])
             video_files.write_mp4(stem.with_suffix(".mp4"), frames, self.fps, upscale=upscale)
             if gif:
                 video_files.write_gif(stem.with_suffix(".gif"), frames, self.fps, upscale=upscale)
-            paths.append(stem.with_suffix(".npz"))
         return paths
 
 

@@ -114,6 +114,40 @@ def read_torch_file(path: str | Path) -> TorchFile:
     )
 
 
+def read_torchscript(path: str | Path) -> StateDict:
+    """Reads the state dict of a TorchScript archive.
+
+    Torch has no reader of archives that only unpickles tensors: it compiles the archive's code, but
+    does not call it.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        The state dict; empty where the file is no TorchScript archive.
+
+    Raises:
+        ImportError: if it is one and torch is missing.
+        ValueError: if torch cannot read it.
+    """
+    path = Path(path)
+    if not zipfile.is_zipfile(path):
+        return {}
+    with zipfile.ZipFile(path) as archive:
+        if not any(name.partition("/")[2].startswith("code/") for name in archive.namelist()):
+            return {}
+    torch = _import_torch(path)
+    try:
+        module = torch.jit.load(str(path), map_location="cpu")
+    except _DAMAGE as error:
+        reason = (str(error) or type(error).__name__).partition("\n")[0][:200]
+        raise ValueError(
+            f"{path} is a TorchScript archive that this torch cannot read ({reason}); save its "
+            "state dict as safetensors with the torch that wrote it"
+        ) from error
+    return _plain_arrays(torch, module.state_dict(), path)
+
+
 def write_state_dict(path: str | Path, contents: Mapping[str, Any]) -> None:
     """Writes arrays for torch; the file is there as a whole or not at all.
 

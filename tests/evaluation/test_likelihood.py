@@ -11,7 +11,7 @@ from distributions import quick_jit
 from flax import nnx
 from tiny import TOKENIZER, quick_compilation, random_params, tiny_config
 
-from maskflow_jax.evaluation.likelihood import context_cross_entropy
+from maskflow_jax.evaluation.likelihood import bits_per_token, context_cross_entropy
 from maskflow_jax.flow.schedules import make_schedule
 from maskflow_jax.generation.cache_costs import as_markdown, compare
 from maskflow_jax.generation.trained_model import TrainedModel
@@ -116,3 +116,45 @@ def test_a_run_is_measured_with_and_without_a_cache(run):
     assert len({line.count("|") for line in table.splitlines()}) == 1
     with pytest.raises(ValueError, match="context_frames is 4: y has clips of 4 frames"):
         compare("y", run, Videos(), 4, batch_size=2, passes=1)
+
+
+class Uniform:
+    """A network that knows nothing: every token has probability 1 / K."""
+
+    def features(self, x, times):
+        return jnp.zeros((*x.shape, 1))
+
+    def logits(self, features):
+        return jnp.zeros((*features.shape[:-1], K))
+
+
+def bits(network, clips, **options):
+    options = {"mask_id": K, "batch_size": 3} | options
+    return bits_per_token(lambda _: network, {}, make_schedule("sigmoid"), clips, **options)
+
+
+def test_bits_of_a_network_that_knows_nothing():
+    clips = np.random.default_rng(0).integers(0, K, (40, T, SIDE, SIDE))
+    found = bits(Uniform(), clips, bound=True)
+    assert found.mean == pytest.approx(np.log2(K))
+    assert found.error == pytest.approx(0, abs=1e-6)
+    assert len(found.by_time) == 10 and len(found.by_frame) == T
+    np.testing.assert_allclose(found.by_time, np.log2(K), rtol=1e-5)
+    np.testing.assert_allclose(found.by_frame, np.log2(K), rtol=1e-5)
+    # The bound is exact for it: each token costs its log K, once.
+    assert found.bound == pytest.approx(np.log2(K), rel=0.05)
+
+
+def test_bits_depend_on_times_and_not_on_batches():
+    """A real network: the same figures for other batches, others for another seed."""
+    clips = np.random.default_rng(0).integers(0, K, (5, T, SIDE, SIDE))
+    with quick_compilation():
+        found = bits(network(False), clips)
+        again = bits(network(False), clips, batch_size=2)
+        other = bits(network(False), clips, seed=1)
+    assert found.mean == pytest.approx(again.mean, rel=1e-5)
+    assert found.by_time == pytest.approx(again.by_time, rel=1e-5)
+    assert abs(found.mean - other.mean) > 1e-5
+    assert found.error > 0 and found.bound is None
+    with pytest.raises(ValueError, match="no validation clips"):
+        bits(Uniform(), clips[:0])

@@ -57,6 +57,15 @@ def test_sample_extends_validation_videos_and_writes_all_files(run, tmp_path):
         run_sample(run, tmp_path, "--seed=1")
 
 
+def test_sample_reports_drift(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    run_sample(run, tmp_path, "--num_videos=2", "--report", "--set=stride=1")
+    lines = (tmp_path / "drift.csv").read_text().splitlines()
+    assert lines[0].startswith("window,entropy,code_usage,unigram,")
+    assert len(lines) == 1 + 2  # windows of 4 in 9 frames
+    assert (tmp_path / "drift.png").is_file()
+
+
 def test_sample_from_a_file_and_from_nothing(run, tmp_path):
     frames = np.random.default_rng(0).integers(0, 255, (30, 48, 90, 3), dtype=np.uint8)
     video_files.write_mp4(tmp_path / "walk.mp4", frames, 30)
@@ -119,6 +128,22 @@ def test_samplers_and_caches_are_compared(run, tmp_path):
     rows = json.loads((tmp_path / "table.json").read_text())
     assert [(row["factor"], row["nfe"]) for row in rows] == [(1, None), (2, None), (1, 2), (2, 10)]
     assert len((tmp_path / "table.md").read_text().splitlines()) == 2 + 2
+
+
+def test_a_run_is_evaluated_verified_and_shown(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    sizes = ("--num_videos=2", "--seeds=0,1", "--length=8", "--clip_frames=4")
+    out = tmp_path / "maze"
+    done = program("launch.evaluate", f"--workdir={run}", f"--out={out}", *sizes)
+    assert done.returncode == 0, done.stderr
+    assert "| unigram | " in done.stderr
+    receipt = out / "receipt.json"
+    table = program("launch.evaluate", f"--table={tmp_path}/*/receipt.json", f"--out={out}/all")
+    assert table.stdout.startswith("| | maze | real against real |")
+    receipt.write_text(receipt.read_text().replace('"num_videos": 2', '"num_videos": 3'))
+    verified = program("launch.evaluate", f"--verify={receipt}")
+    assert verified.returncode == 1
+    assert "FAILS  section settings: it was edited" in verified.stdout
 
 
 def test_errors_are_one_line_and_name_the_fix(tmp_path):
