@@ -26,6 +26,7 @@ from jax.sharding import PartitionSpec as P
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
 
+TABLES = r"token_embedding/embedding$"
 # Leaves of `blocks` have the stacked layers as their first dimension.
 RULES: tuple[tuple[str, P], ...] = (
     (r"blocks/.*/(qkv|fc1)/kernel$", P(None, "fsdp", "tensor")),
@@ -83,6 +84,29 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, _spec(mesh, path_name(path), leaf.shape)), state
     )
+
+
+def gather_tables(mesh: Mesh, params: Any) -> Any:
+    """Asks that tables that are looked into are whole on every device, inside a jitted function.
+
+    A lookup in a table whose rows are split returns split features of the whole batch, and getting
+    back to whole features of a part of the batch made XLA copy them to all devices: 4.8 GB for XL/2
+    on 256 devices, where the table has 38 MB.
+
+    Args:
+        mesh: The mesh.
+        params: Parameters of a network.
+
+    Returns:
+        The parameters.
+    """
+
+    def gather(path: tuple, leaf: jax.Array) -> jax.Array:
+        if mesh.size == 1 or not re.search(TABLES, path_name(path)):
+            return leaf
+        return jax.lax.with_sharding_constraint(leaf, replicated(mesh))
+
+    return jax.tree_util.tree_map_with_path(gather, params)
 
 
 def _spec(mesh: Mesh, name: str, shape: tuple[int, ...]) -> P:

@@ -152,6 +152,7 @@ def make_train_step(
 
     def loss_fn(params, part: Corrupted, weights):
         counted = part.masked if flow.mask_ce else jnp.ones_like(part.masked)
+        params = sharding.gather_tables(mesh, params)
         loss, _, correct = clip_loss(nnx.merge(graphdef, params), layout, part, counted, weights)
         return loss, jnp.sum(correct)
 
@@ -261,7 +262,11 @@ def make_eval_step(graphdef: nnx.GraphDef, flow: Flow, mesh: jax.sharding.Mesh) 
         times = clips.times
         masked = clips.masked & (numbers >= 0)[:, None, None, None]
         _, cross_entropy, correct = clip_loss(
-            nnx.merge(graphdef, params), layout, clips, masked, jnp.ones_like(times)
+            nnx.merge(graphdef, sharding.gather_tables(mesh, params)),
+            layout,
+            clips,
+            masked,
+            jnp.ones_like(times),
         )
         count = jnp.sum(masked, axis=(2, 3), dtype=jnp.float32)
         bins = jnp.clip((times * TIME_BINS).astype(jnp.int32), 0, TIME_BINS - 1)
