@@ -12,20 +12,22 @@ PACKAGE = ROOT / "maskflow_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PROGRAMS = sorted((ROOT / "launch").glob("*.py"))
 SETTINGS = {"config", "config_files"}
-LIBRARY = {"io", "parallel", "flow", "models", "tokenizers", "data", "sampling", "training"}
+LIBRARY = {"io", "parallel", "scenes", "flow", "models", "tokenizers", "data", "sampling"}
+LIBRARY |= {"training"}
 ALL = LIBRARY | SETTINGS | {"evaluation", "generation", "generator"}
 MAY_IMPORT = {
     "io": set(),
     "parallel": set(),
     "flow": {"io"},
-    "models": {"io"},
+    "scenes": {"io"},
+    "models": {"scenes", "io"},
     "tokenizers": {"io"},
-    "data": {"tokenizers", "io"},
-    "sampling": {"flow", "io"},
-    "config": {"sampling", "io"},
-    "config_files": {"config", "sampling", "io"},
-    "training": SETTINGS | {"flow", "models", "data", "parallel", "io"},
-    "evaluation": {"flow", "sampling", "tokenizers", "data", "io"},
+    "data": {"tokenizers", "scenes", "io"},
+    "sampling": {"flow", "scenes", "io"},
+    "config": {"sampling", "scenes", "io"},
+    "config_files": {"config", "sampling", "scenes", "io"},
+    "training": SETTINGS | {"flow", "models", "data", "parallel", "scenes", "io"},
+    "evaluation": {"flow", "sampling", "tokenizers", "data", "scenes", "io"},
     "profiling": ALL,
     "generation": ALL,
     "generator": ALL,

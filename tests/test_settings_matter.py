@@ -13,6 +13,7 @@ from flax import nnx
 from tiny import tiny_config
 
 from maskflow_jax.config import OptimizerConfig
+from maskflow_jax.models.conditioning import Conditions
 from maskflow_jax.models.latte import Latte, LatteConfig
 from maskflow_jax.sampling.samplers import SAMPLERS
 from maskflow_jax.sampling.types import WindowTokens
@@ -203,6 +204,7 @@ MODEL_CHANGES = {
     "dtype": "bfloat16",
     "remat": "none",
     "isolated_context": True,
+    "conditions": Conditions(num_labels=3),
 }
 
 

@@ -13,6 +13,8 @@ from flax import nnx
 
 from maskflow_jax.models import layers
 from maskflow_jax.models.attention import attend
+from maskflow_jax.models.conditioning import CaptionKeys, Conditions, TextBranch
+from maskflow_jax.scenes.conditions import Scenes
 
 
 class ContextCache(NamedTuple):
@@ -58,6 +60,7 @@ class Block(nnx.Module):
         mask: jax.Array | None = None,
         context: tuple[jax.Array, jax.Array] | None = None,
         num_wanted: int | None = None,
+        captions: CaptionKeys | None = None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Applies the block.
 
@@ -71,6 +74,7 @@ class Block(nnx.Module):
             mask: for "frames": bool [B, T, m + T], which frames a frame attends to.
             context: for "frames": keys and values [B, m, N, h, d] of m frames before these.
             num_wanted: frames at the end whose results are wanted; None for all.
+            captions: for "patches": what each frame sees of captions.
 
         Returns:
             [B, T, N, D], or its last `num_wanted` frames, and the keys and values of all T frames,
@@ -84,6 +88,12 @@ class Block(nnx.Module):
         own = (key, value)
         if context is not None:
             key, value = (jnp.concatenate(pair, 1) for pair in zip(context, own, strict=True))
+        if captions is not None:
+            # Frames see captions and themselves: M + N keys.
+            own_tokens = jnp.ones(key.shape[:3], bool)
+            mask = jnp.concatenate([captions.mask, own_tokens], axis=2)
+            key = jnp.concatenate([captions.keys, key], axis=2)
+            value = jnp.concatenate([captions.values, value], axis=2)
         if num_wanted is not None:
             wanted = (x, query, gate1, shift2, scale2, gate2, mask)
             x, query, gate1, shift2, scale2, gate2, mask = jax.tree.map(
@@ -102,7 +112,9 @@ class Block(nnx.Module):
         query, key, value = (
             einops.rearrange(a, f"{split} -> {merged}") for a in (query, key, value)
         )
-        if mask is not None:
+        if mask is not None and axis == "patches":
+            mask = einops.repeat(mask, "b t m -> (b t) n m", n=patches)
+        elif mask is not None:
             mask = einops.repeat(mask, "b t m -> (b n) t m", n=patches)
         attended = attend(query, key, value, mask=mask, implementation=self.kernel)
         return einops.rearrange(attended, f"{merged} -> {split}", **sizes)
@@ -114,8 +126,33 @@ def _add(x: jax.Array, gate: jax.Array, branch: jax.Array) -> jax.Array:
 
 
 class BlockPair(nnx.Module):
-    """A spatial and a temporal block, of the same settings."""
+    """A spatial and a temporal block, of the same settings, and what captions need beside them."""
 
-    def __init__(self, rngs: nnx.Rngs, **settings):
+    def __init__(self, rngs: nnx.Rngs, conditions: Conditions | None = None, **settings):
         self.spatial = Block(rngs, **settings)
         self.temporal = Block(rngs, **settings)
+        if conditions is not None and conditions.by_captions:
+            self.text = TextBranch(conditions, rngs, **settings)
+
+    def apply_spatial(
+        self, x: jax.Array, text: jax.Array | None, condition: jax.Array, scenes: Scenes | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Applies the spatial block to frames and, where they are updated, to captions.
+
+        Args:
+            x: [B, T, N, D].
+            text: tokens of captions [B, S, Lt, D]; None without captions.
+            condition: activated embedding of times and labels [B, T, D].
+            scenes: the conditions.
+
+        Returns:
+            Frames and captions, of the same shapes.
+        """
+        if text is None:
+            return self.spatial(x, condition, axis="patches")[0], None
+        projections = self.text.projections(text)
+        captions = self.text.for_frames(*projections[1:], scenes)
+        x, frame_keys = self.spatial(x, condition, axis="patches", captions=captions)
+        if self.text.conditions.text_update:
+            text = self.text.update(text, projections, frame_keys, scenes)
+        return x, text

@@ -14,8 +14,6 @@ clean frames only (`isolated_context`) if no other frame is clean, and an approx
 Sources: Ma et al. 2024 (Latte); Peebles & Xie 2023 (DiT); MaskFlow, section 3 (per-frame times).
 """
 
-import dataclasses
-
 import einops
 import jax
 import jax.numpy as jnp
@@ -23,90 +21,17 @@ import numpy as np
 from flax import nnx
 
 from maskflow_jax.models import layers
-from maskflow_jax.models.attention import IMPLEMENTATIONS
 from maskflow_jax.models.blocks import BlockPair, ContextCache
+from maskflow_jax.models.conditioning import SceneEmbedding
+from maskflow_jax.models.latte_config import (
+    REMAT_POLICIES,
+    VARIANTS,
+    LatteConfig,
+    latte_config,
+)
+from maskflow_jax.scenes.conditions import Scenes
 
-REMAT_POLICIES = {
-    "none": jax.checkpoint_policies.everything_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LatteConfig:
-    """Shape and arithmetic of a Latte.
-
-    Attributes:
-        codebook_size: number of token values K; the mask token is K.
-        depth: number of blocks, half of them spatial and half temporal.
-        width: channels D.
-        num_heads: attention heads.
-        patch_size: side p in tokens of the square merged into one patch.
-        mlp_ratio: hidden width of the MLPs over D.
-        time_conditioning: whether blocks see the frames' times; otherwise they see time 0.
-        dtype: type of the matrix products and of what lies between them, "float32" or "bfloat16";
-            parameters, the residual stream, LayerNorm's statistics, the time embedding and the
-            logits are float32.
-        remat: what the backward pass recomputes: "none", "dots" (all but matrix products), "full".
-        attention: kernel, "xla", "cudnn" or "auto" (`attention.probe`).
-        isolated_context: whether, in the temporal blocks, a clean frame (time exactly 1) attends to
-            clean frames only. It makes `context_cache` exact, and wants training times that are
-            sometimes exactly 1 ("frame_clean" of `flow.frame_times`).
-    """
-
-    codebook_size: int
-    depth: int
-    width: int
-    num_heads: int
-    patch_size: int = 2
-    mlp_ratio: int = 4
-    time_conditioning: bool = True
-    dtype: str = "float32"
-    remat: str = "full"
-    attention: str = "auto"
-    isolated_context: bool = False
-
-    def __post_init__(self):
-        """Raises ValueError for shapes that cannot be built."""
-        if self.depth % 2:
-            raise ValueError(f"depth {self.depth} is odd; blocks come in (spatial, temporal) pairs")
-        if self.width % self.num_heads or self.width % 4:
-            raise ValueError(
-                f"width {self.width} must be a multiple of 4 and of num_heads {self.num_heads}"
-            )
-        for name, choices in (
-            ("dtype", ("float32", "bfloat16")),
-            ("remat", tuple(REMAT_POLICIES)),
-            ("attention", IMPLEMENTATIONS),
-            ("patch_size", (1, 2, 4, 8)),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}")
-
-
-def latte_config(variant: str, *, codebook_size: int, **overrides) -> LatteConfig:
-    """Looks up a named size.
-
-    Args:
-        variant: size and patch size, such as "XL/2": one of `VARIANTS`, a slash, 1, 2, 4 or 8.
-        codebook_size: number of token values K.
-        **overrides: any other field of `LatteConfig`.
-
-    Returns:
-        The config.
-
-    Raises:
-        ValueError: if the name is unknown.
-    """
-    size, _, patch = variant.partition("/")
-    if size not in VARIANTS or not patch.isdigit():
-        raise ValueError(
-            f"unknown model variant {variant!r}; write SIZE/PATCH with SIZE one of "
-            f"{', '.join(VARIANTS)} and PATCH one of 1, 2, 4, 8, such as 'B/2'"
-        )
-    fields = {**VARIANTS[size], "patch_size": int(patch), **overrides}
-    return LatteConfig(codebook_size=codebook_size, **fields)
+__all__ = ["VARIANTS", "Latte", "LatteConfig", "latte_config"]
 
 
 class Latte(nnx.Module):
@@ -125,11 +50,14 @@ class Latte(nnx.Module):
         )
         self.patch_projection = layers.linear(patch**2 * (width // 2), width, rngs, dtype=dtype)
         self.time_embedding = layers.TimeEmbedding(width, rngs)
+        if config.conditions is not None:
+            self.scenes = SceneEmbedding(config.conditions, width, rngs, dtype=dtype)
         keys = jax.random.split(rngs.params(), config.depth // 2)
         # All pairs share one set of arrays with a leading axis, which `features` scans over.
         self.blocks = jax.vmap(
             lambda key: BlockPair(
                 nnx.Rngs(key),
+                config.conditions,
                 width=width,
                 num_heads=config.num_heads,
                 mlp_ratio=config.mlp_ratio,
@@ -157,6 +85,7 @@ class Latte(nnx.Module):
         positions: np.ndarray | None = None,
         context: ContextCache | None = None,
         num_wanted: int | None = None,
+        scenes: Scenes | None = None,
     ) -> jax.Array:
         """Runs everything but the vocabulary head.
 
@@ -168,35 +97,42 @@ class Latte(nnx.Module):
             context: frames before these that were run already.
             num_wanted: frames at the end whose features are wanted, None for all; what only the
                 others need is left out.
+            scenes: conditions of the frames; None says nothing of them.
 
         Returns:
             [B, T, N, D] in the compute type, N the number of patches of a frame, or its last
             `num_wanted` frames.
 
         Raises:
-            ValueError: if the grid is not square or not a multiple of the patch size.
+            ValueError: if the grid is not square or not a multiple of the patch size, or the
+                conditions are not what the network takes.
         """
         if positions is None:
             first = 0 if context is None else context.clean.shape[1]
             positions = np.arange(first, first + tokens.shape[1])
-        x, condition, mask, _ = self._begin(tokens, times, context)
-        pair = self._pair(condition, mask, positions)
+        carry, condition, mask, _ = self._begin(tokens, times, context, scenes)
+        pair = self._pair(condition, mask, positions, scenes)
         layers_in = self._layers(context)
         if num_wanted is None:
-            x, _ = jax.lax.scan(self._rematerialised(pair), x, layers_in)
+            (x, _), _ = jax.lax.scan(self._rematerialised(pair), carry, layers_in)
         else:
             # By index, for a slice of all pairs but one would copy the parameters.
-            def one_of(x, index):
-                return pair(x, jax.tree.map(lambda a: a[index], layers_in))[0], None
+            def one_of(carry, index):
+                return pair(carry, jax.tree.map(lambda a: a[index], layers_in))[0], None
 
-            x, _ = jax.lax.scan(one_of, x, jnp.arange(self.config.depth // 2 - 1))
-            x, _ = pair(x, jax.tree.map(lambda a: a[-1], layers_in), num_wanted)
+            carry, _ = jax.lax.scan(one_of, carry, jnp.arange(self.config.depth // 2 - 1))
+            (x, _), _ = pair(carry, jax.tree.map(lambda a: a[-1], layers_in), num_wanted)
             condition = condition[:, -num_wanted:]
         shift, scale = jnp.split(self.final_modulation(condition)[:, :, None], 2, axis=-1)
         return layers.modulate(layers.layer_norm(x, condition.dtype), shift, scale)
 
     def context_cache(
-        self, tokens: jax.Array, times: jax.Array, *, positions: np.ndarray | None = None
+        self,
+        tokens: jax.Array,
+        times: jax.Array,
+        *,
+        positions: np.ndarray | None = None,
+        scenes: Scenes | None = None,
     ) -> ContextCache:
         """Runs frames on their own, for `features` of the frames after them.
 
@@ -204,19 +140,28 @@ class Latte(nnx.Module):
             tokens: int [B, m, H, W].
             times: float [B, m].
             positions: numbers of the frames in their clip [m], by default from 0.
+            scenes: conditions of these frames.
 
         Returns:
             What the other frames attend to.
+
+        Raises:
+            ValueError: if captions are updated, which makes them depend on the other frames.
         """
+        if self.config.text_update:
+            raise ValueError(
+                "a network with text_update cannot cache its context: captions attend to all "
+                "frames of their scene, new ones included; sample without context_cache"
+            )
         positions = np.arange(tokens.shape[1]) if positions is None else positions
-        x, condition, mask, clean = self._begin(tokens, times, None)
+        carry, condition, mask, clean = self._begin(tokens, times, None, scenes)
         _, (keys, values) = jax.lax.scan(
-            self._pair(condition, mask, positions), x, self._layers(None)
+            self._pair(condition, mask, positions, scenes), carry, self._layers(None)
         )
         return ContextCache(keys, values, clean)
 
-    def _begin(self, tokens, times, context: ContextCache | None):
-        """Embedded tokens, condition [B, T, D], mask [B, T, m + T] or None, clean frames [B, T]."""
+    def _begin(self, tokens, times, context: ContextCache | None, scenes: Scenes | None):
+        """Embedded tokens and captions, condition [B, T, D], mask [B, T, m + T] or None, clean."""
         clean, mask = times == 1.0, None
         if self.config.isolated_context:
             seen = clean if context is None else jnp.concatenate([context.clean, clean], axis=1)
@@ -224,35 +169,53 @@ class Latte(nnx.Module):
         if not self.config.time_conditioning:
             times = jnp.zeros_like(times)
         x = self._embed(tokens)
-        condition = jax.nn.silu(self.time_embedding(times)).astype(self.config.dtype)
-        return x, condition, mask, clean
+        condition, text = self.time_embedding(times), None
+        if scenes is not None:
+            self._check(scenes)
+        if self.config.conditions is not None and self.config.conditions.num_labels:
+            condition = condition + self.scenes.of_labels(scenes, times.shape)
+        elif scenes is not None:
+            text = self.scenes.of_captions(scenes)
+        return (x, text), jax.nn.silu(condition).astype(self.config.dtype), mask, clean
+
+    def _check(self, scenes: Scenes) -> None:
+        if self.config.conditions is None:
+            raise ValueError(
+                "captions or labels were given to an unconditional network; leave them out, or "
+                "train a network with scenes.condition"
+            )
+        self.config.conditions.check(scenes)
 
     def _layers(self, context: ContextCache | None):
         """What differs from pair to pair, with the pairs as the first axis of every array."""
         cached = None if context is None else (context.keys, context.values)
         return self.blocks, jnp.arange(self.config.depth // 2), cached
 
-    def _pair(self, condition, mask, positions: np.ndarray):
-        """The function (x, one of `_layers`, num_wanted) -> (x, the temporal keys and values)."""
+    def _pair(self, condition, mask, positions: np.ndarray, scenes: Scenes | None):
+        """The function (carry, one of `_layers`, num_wanted) -> (carry, temporal keys and values).
+
+        What is carried from pair to pair are the frames and, where there are any, the captions.
+        """
         frame_positions = layers.sincos_1d(positions, self.config.width)
         frame_positions = jnp.asarray(frame_positions, jnp.float32)[:, None]  # [T, 1, D]
 
-        def pair(x, layer, num_wanted=None):
+        def pair(carry, layer, num_wanted=None):
             blocks, index, cached = layer
-            x, _ = blocks.spatial(x, condition, axis="patches")
+            x, text = blocks.apply_spatial(*carry, condition, scenes)
             # The frame's position enters once, just before the first temporal block.
             x = x + jnp.where(index == 0, frame_positions, 0)
-            return blocks.temporal(
+            x, keys_values = blocks.temporal(
                 x, condition, axis="frames", mask=mask, context=cached, num_wanted=num_wanted
             )
+            return (x, text), keys_values
 
         return pair
 
     def _rematerialised(self, pair):
         """The body of a scan over the pairs, as the backward pass should have it."""
 
-        def body(x, layer):
-            return pair(x, layer)[0], None
+        def body(carry, layer):
+            return pair(carry, layer)[0], None
 
         if self.config.remat == "none":
             return body
@@ -307,11 +270,3 @@ class Latte(nnx.Module):
         x = self.patch_projection(patches).astype(jnp.float32)
         positions = layers.sincos_2d(height // patch, self.config.width)
         return x + jnp.asarray(positions, jnp.float32)  # [B, T, N, D]
-
-
-VARIANTS = {
-    "S": {"depth": 12, "width": 384, "num_heads": 6},
-    "B": {"depth": 12, "width": 768, "num_heads": 12},
-    "L": {"depth": 24, "width": 1024, "num_heads": 16},
-    "XL": {"depth": 28, "width": 1152, "num_heads": 16},
-}

@@ -73,8 +73,10 @@ def from_torch(state_dict: Mapping[str, np.ndarray], config: LatteConfig) -> dic
 
     Raises:
         ValueError: with all missing, unexpected and mis-shaped names at once, and with what the
-            checkpoint seems to be if that is not what the config says.
+            checkpoint seems to be if that is not what the config says; for a network with
+            conditions, which the released layout does not have.
     """
+    _refuse_conditions(config)
     if problems := _problems(state_dict, config):
         heading = f"the checkpoint does not fit the model{_explain(state_dict, config)}:"
         raise ValueError("\n  ".join([heading, *problems]))
@@ -111,7 +113,11 @@ def to_torch(
 
     Returns:
         torch names to float32 arrays, some of them views of the parameters.
+
+    Raises:
+        ValueError: for a network with conditions, which the released layout does not have.
     """
+    _refuse_conditions(config)
     arrays = {name: np.asarray(x) for name, x in _parameters_to_torch(params, config).items()}
     if grid_size is not None:
         positions = layers.sincos_2d(grid_size // config.patch_size, config.width)
@@ -146,6 +152,15 @@ def sizes_from_torch(state_dict: Mapping[str, np.ndarray]) -> dict[str, int]:
     if len(table := shapes.get("temp_embed", ())) == 3:
         sizes["num_frames"] = table[1]
     return sizes
+
+
+def _refuse_conditions(config: LatteConfig) -> None:
+    if config.conditions is not None:
+        kind = "captions" if config.conditions.by_captions else "labels"
+        raise ValueError(
+            f"the network is conditioned on {kind} of scenes, for which the released layout has no "
+            "parameters; set scenes.condition to 'none', or keep this project's own format"
+        )
 
 
 def _rows(depth: int) -> Iterator[_Row]:

@@ -29,14 +29,17 @@ BATCH = P(("data", "fsdp"))
 TABLES = r"token_embedding/embedding$"
 # Leaves of `blocks` have the stacked layers as their first dimension.
 RULES: tuple[tuple[str, P], ...] = (
-    (r"blocks/.*/(qkv|fc1)/kernel$", P(None, "fsdp", "tensor")),
-    (r"blocks/.*/(qkv|fc1)/bias$", P(None, "tensor")),
+    (r"blocks/.*/(qkv|kv|fc1)/kernel$", P(None, "fsdp", "tensor")),
+    (r"blocks/.*/(qkv|kv|fc1)/bias$", P(None, "tensor")),
     (r"blocks/.*/(proj|fc2|modulation)/kernel$", P(None, "tensor", "fsdp")),
     (r"head/kernel$", P("fsdp", "tensor")),
     (r"head/bias$", P("tensor")),
     # Not by rows: with the mask token's they are an odd number.
-    (r"token_embedding/embedding$", P(None, ("fsdp", "tensor"))),
-    (r"(patch_projection|final_modulation|fc1|fc2)/kernel$", P("tensor", "fsdp")),
+    (r"(token|label|word)_embedding/embedding$", P(None, ("fsdp", "tensor"))),
+    (
+        r"(patch_projection|caption_projection|final_modulation|fc1|fc2)/kernel$",
+        P("tensor", "fsdp"),
+    ),
 )
 
 

@@ -1,5 +1,6 @@
 """Operations counted from the shape equal those of the traced program's matrix products."""
 
+import dataclasses
 import math
 
 import jax
@@ -7,8 +8,10 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from maskflow_jax.models.conditioning import Conditions
 from maskflow_jax.models.latte import Latte, LatteConfig, latte_config
 from maskflow_jax.profiling import flops
+from maskflow_jax.scenes.conditions import Scenes
 
 CONFIG = LatteConfig(
     codebook_size=40, depth=4, width=24, num_heads=3, patch_size=2, mlp_ratio=3, remat="none"
@@ -47,6 +50,35 @@ def test_counted_operations_are_the_traced_ones():
     counted_head = flops.head_flops(CONFIG, FRAMES, GRID)
     assert counted_head == traced_flops(jax.make_jaxpr(head)(params, features).jaxpr)
     assert flops.training_flops(CONFIG, FRAMES, GRID) == 3 * (counted + counted_head)
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        Conditions(num_words=5),
+        Conditions(text_width=7, scope="all"),
+        Conditions(text_width=7, text_update=True),
+    ],
+    ids=str,
+)
+def test_operations_of_captions_are_counted_too(conditions):
+    config = dataclasses.replace(CONFIG, conditions=conditions)
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: Latte(config, nnx.Rngs(0))))
+    width = (7,) * (conditions.text_width > 0)
+    scenes = Scenes(
+        scene_id=jax.ShapeDtypeStruct((1, FRAMES), jnp.int32),
+        captions=jax.ShapeDtypeStruct((1, 3, 4, *width), jnp.float32 if width else jnp.int32),
+        caption_mask=jax.ShapeDtypeStruct((1, 3, 4), bool),
+    )
+
+    def run(params, scenes):
+        tokens = jnp.zeros((1, FRAMES, GRID, GRID), jnp.int32)
+        times = jnp.zeros((1, FRAMES))
+        return nnx.merge(graphdef, params).features(tokens, times, scenes=scenes)
+
+    counted = flops.features_flops(config, FRAMES, GRID, (3, 4))
+    assert counted == traced_flops(jax.make_jaxpr(run)(params, scenes).jaxpr)
+    assert counted > flops.features_flops(CONFIG, FRAMES, GRID)
 
 
 def test_the_published_sizes_are_of_their_order():
