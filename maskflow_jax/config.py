@@ -17,6 +17,7 @@ from maskflow_jax.sampling.guidance import Guidance
 from maskflow_jax.sampling.proposal import Decoding
 from maskflow_jax.sampling.samplers import MGM
 from maskflow_jax.sampling.types import Sampler
+from maskflow_jax.scenes.settings import ConditionsRecord, ScenesConfig
 
 FORMAT = 3  # of a run's config.json; 1 and 2 had other sections and other samplers
 
@@ -313,24 +314,28 @@ class Config:
         seed: Seed of initialisation, data order, times and masks.
         data: The data.
         model: The network.
+        scenes: Several scenes in a window, each with its condition.
         flow: The training objective.
         optimizer: The optimizer.
         run: How long to train, and when to look.
         mesh: How the devices are arranged.
         sampling: How previews and samples are made.
         tokenizer: The tokenizer that made the data; set when a run starts.
+        conditions: What turns captions into conditions; set when a run with scenes starts.
         format: Format of this file; set when a run starts.
     """
 
     seed: int = 0
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    scenes: ScenesConfig = ScenesConfig()
     flow: FlowConfig = FlowConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     run: RunConfig = RunConfig()
     mesh: MeshConfig = MeshConfig()
     sampling: SamplingConfig = SamplingConfig()
     tokenizer: TokenizerRecord | None = None
+    conditions: ConditionsRecord | None = None
     format: int = FORMAT
 
     def __post_init__(self):

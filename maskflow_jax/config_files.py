@@ -15,7 +15,7 @@ from maskflow_jax.io.settings import SettingsError, flatten, read_settings, unkn
 from maskflow_jax.sampling.samplers import SAMPLERS
 from maskflow_jax.sampling.types import Sampler
 
-PLACED_BY_THE_RUN = ("tokenizer", "format")
+PLACED_BY_THE_RUN = ("tokenizer", "conditions", "format")
 
 
 def default_config() -> ml_collections.ConfigDict:

@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 
 from maskflow_jax.data.token_builder import TokenVideosBuilder, Video
 from maskflow_jax.io import files
+from maskflow_jax.scenes.records import read_scenes
 
 MAX_CODEBOOK_SIZE = 2**16  # tokens are stored as uint16
 
@@ -32,8 +33,9 @@ _DESCRIPTIONS = (_INFO_FILE, "features.json", "metadata.json")
 class TokenVideos:
     """One split of a dataset of tokenised videos, with random access.
 
-    `videos[i]` is `{"id": str, "tokens": uint16 [F, h, w], "fps": float}`, the tokens read-only.
-    Can be pickled, as worker processes need it.
+    `videos[i]` is `{"id": str, "tokens": uint16 [F, h, w], "fps": float}`, the tokens read-only,
+    and in a dataset with scenes `"scenes"`, a tuple of `Scene`. Can be pickled, as worker processes
+    need it.
 
     Attributes:
         directory: Directory of the dataset.
@@ -70,7 +72,15 @@ class TokenVideos:
                 f"{self.directory / file} is damaged at video {index} of split {self.split!r} "
                 f"({error}); copy the dataset again, or write it again"
             ) from error
-        return {**example, "id": example["id"].decode(), "fps": float(example["fps"])}
+        found = {**example, "id": example["id"].decode(), "fps": float(example["fps"])}
+        if "scenes" in example:
+            found["scenes"] = read_scenes(example["scenes"].decode())
+        return found
+
+    @property
+    def scenes(self) -> Mapping[str, Any] | None:
+        """What the dataset says of its scenes (`token_builder.summarise_scenes`), or None."""
+        return self.metadata.get("scenes")
 
     def __reduce__(self):
         return TokenVideos, (self.directory, self.split)
@@ -84,6 +94,7 @@ def write_token_dataset(
     source: dict[str, Any] | None = None,
     overwrite: bool = False,
     attached: Iterable[Path] = (),
+    with_scenes: bool = False,
 ) -> None:
     """Writes a dataset of tokenised videos.
 
@@ -95,6 +106,7 @@ def write_token_dataset(
         source: Settings of the videos' source, anything JSON can hold.
         overwrite: Replace an existing dataset, once the new one is complete.
         attached: Files to copy into the dataset, such as a manifest; read once all videos are.
+        with_scenes: Whether the videos have scenes, `(id, tokens, fps, scenes)`.
 
     Raises:
         FileExistsError: if the directory is taken.
@@ -113,7 +125,11 @@ def write_token_dataset(
     inner = f"{TokenVideosBuilder.name}/{TokenVideosBuilder.VERSION}"  # where TFDS writes
     with files.atomic_folder(directory, inner=inner) as part:
         builder = TokenVideosBuilder(
-            splits=splits, tokenizer=dict(tokenizer), source=dict(source or {}), data_dir=part
+            splits=splits,
+            tokenizer=dict(tokenizer),
+            source=dict(source or {}),
+            with_scenes=with_scenes,
+            data_dir=part,
         )
         builder.download_and_prepare(download_dir=part, file_format="array_record")
         for file in attached:
@@ -136,6 +152,22 @@ def read_token_dataset(directory: str | Path, split: str) -> TokenVideos:
         ValueError: if the dataset is incomplete or has no such split.
     """
     return TokenVideos(directory, split)
+
+
+def dataset_captions(directory: str | Path) -> list[str]:
+    """Returns the different captions of all splits of a dataset, sorted.
+
+    Raises:
+        FileNotFoundError: if the directory holds no dataset.
+        ValueError: if it has no scenes.
+    """
+    directory = Path(directory)
+    metadata = _open(directory).info.metadata
+    if "scenes" not in metadata:
+        raise ValueError(f"the dataset in {directory} has no scenes; prepare it with captions")
+    splits = [TokenVideos(directory, split) for split in metadata["frames"]]
+    found = {scene.caption for videos in splits for video in videos for scene in video["scenes"]}
+    return sorted(found - {""})
 
 
 def check_free(directory: str | Path, *, overwrite: bool) -> None:

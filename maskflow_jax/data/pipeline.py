@@ -7,6 +7,9 @@ dataset can fill a large batch. Batch n is a function of the settings and n alon
 state of the iterator, resuming is exact, and the number of workers does not matter.
 
 Evaluation: `eval_clips`. Each video is cut into consecutive clips, visited once, in order.
+
+With `windows` a clip is a window of several scenes with their conditions, `SceneClips` instead of
+an array of tokens; which frames it has is the business of `scene_windows`.
 """
 
 import functools
@@ -17,7 +20,9 @@ import grain
 import numpy as np
 
 from maskflow_jax.data.dataset import TokenVideos
+from maskflow_jax.data.scene_windows import NumberedVideos, SceneWindows
 from maskflow_jax.io.files import differences
+from maskflow_jax.scenes import conditions
 
 # Batches are read ahead by threads: reading and unpacking records releases the GIL.
 _READ_OPTIONS = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
@@ -94,6 +99,7 @@ def clip_batches(
     process_index: int = 0,
     process_count: int = 1,
     num_workers: int = 0,
+    windows: SceneWindows | None = None,
 ) -> ClipBatches:
     """Endless batches of random clips from this process's slice of the videos.
 
@@ -106,14 +112,15 @@ def clip_batches(
         process_count: Number of processes (`jax.process_count()`).
         num_workers: Extra processes to read with. 0 reads in threads, which is enough in most
             cases; above 0, absl must have parsed the flags.
+        windows: Windows of scenes of these videos.
 
     Returns:
-        An iterator of tokens int32 [B / process_count, T, h, w].
+        An iterator of tokens int32 [B / process_count, T, h, w], with `windows` of `SceneClips`.
 
     Raises:
         ValueError: if the clips are too long or the batch or the videos cannot be divided.
     """
-    _check(videos, clip_frames, batch_size, process_index, process_count)
+    _check(videos, None if windows else clip_frames, batch_size, process_index, process_count)
     if num_workers < 0:
         raise ValueError(f"num_workers is {num_workers}: choose 0 (threads) or more processes")
     if not 0 <= seed < 2**32:
@@ -123,14 +130,16 @@ def clip_batches(
             f"{len(videos)} videos cannot be divided among {process_count} processes: use at most "
             f"{len(videos)} processes, or more videos"
         )
-    part = grain.MapDataset.source(videos)[process_index::process_count]
+    source = videos if windows is None else NumberedVideos(videos)
+    part = grain.MapDataset.source(source)[process_index::process_count]
+    cut = functools.partial(_random_clip, clip_frames=clip_frames)
     # A seed of its own for each process, or clip i would start alike in all of them.
     process_seed = int(np.random.SeedSequence([seed, process_index]).generate_state(1)[0])
     batches = (
         part.seed(process_seed)
         .shuffle()
         .repeat()
-        .random_map(functools.partial(_random_clip, clip_frames=clip_frames))
+        .random_map(cut if windows is None else windows.random)
         .batch(batch_size // process_count, drop_remainder=True)
     )
     settings = {
@@ -154,6 +163,7 @@ def eval_clips(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
+    windows: SceneWindows | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """One pass over all clips, in order: each video from its start, without overlap.
 
@@ -166,27 +176,50 @@ def eval_clips(
         batch_size: Clips in a batch over all processes, B.
         process_index: Index of this process.
         process_count: Number of processes.
+        windows: Windows of scenes of these videos.
 
     Returns:
         An iterator of tokens int32 [B / process_count, T, h, w], zero where padded, and the clips'
         numbers in the split int32 [B / process_count], -1 there; a clip has the same number for any
-        batch size and number of processes.
+        batch size and number of processes. With `windows`, `SceneClips` instead of tokens.
 
     Raises:
         ValueError: if the clips are too long or the batch cannot be divided.
     """
-    _check(videos, clip_frames, batch_size, process_index, process_count)
-    clips = [
-        (video, start)
-        for video, frames in enumerate(videos.num_frames)
-        for start in range(0, frames - clip_frames + 1, clip_frames)
-    ]
+    _check(videos, None if windows else clip_frames, batch_size, process_index, process_count)
+    clips = windows.in_order() if windows is not None else _all_clips(videos, clip_frames)
     local_batch = batch_size // process_count
     num_batches = -(-len(clips) // batch_size)
     share = num_batches * local_batch
     first = process_index * share
     clips = list(enumerate(clips))[first : first + share]
+    if windows is not None:
+        return _put_together(windows, clips, local_batch, num_batches)
     return _cut(videos, clips, clip_frames, local_batch, num_batches)
+
+
+def _all_clips(videos: TokenVideos, clip_frames: int) -> list[tuple[int, int]]:
+    """Video and first frame of every clip."""
+    return [
+        (video, start)
+        for video, frames in enumerate(videos.num_frames)
+        for start in range(0, frames - clip_frames + 1, clip_frames)
+    ]
+
+
+def _put_together(
+    windows: SceneWindows, clips: list, batch_size: int, num_batches: int
+) -> Iterator[tuple[conditions.SceneClips, np.ndarray]]:
+    """Reads windows of scenes into batches, padded with the first window."""
+    for batch in range(num_batches):
+        part = clips[batch * batch_size : (batch + 1) * batch_size]
+        missing = batch_size - len(part)
+        rows = [windows.clip(parts) for _, parts in part]
+        rows += [windows.clip(windows.in_order()[0])] * missing
+        tokens = np.stack([row.tokens for row in rows])
+        scenes = conditions.stack([row.scenes for row in rows])
+        numbers = np.array([number for number, _ in part] + [-1] * missing, np.int32)
+        yield conditions.SceneClips(tokens, scenes), numbers
 
 
 def _cut(
@@ -218,11 +251,15 @@ def _random_clip(
 
 
 def _check(
-    videos: TokenVideos, clip_frames: int, batch_size: int, process_index: int, process_count: int
+    videos: TokenVideos,
+    clip_frames: int | None,
+    batch_size: int,
+    process_index: int,
+    process_count: int,
 ) -> None:
     """Raises ValueError for clips or batches that cannot be made."""
     shortest = int(videos.num_frames.min())
-    if not 1 <= clip_frames <= shortest:
+    if clip_frames is not None and not 1 <= clip_frames <= shortest:
         raise ValueError(
             f"clip_frames is {clip_frames} but the shortest video of split {videos.split!r} has "
             f"{shortest} frames: choose 1 to {shortest}, or leave out the videos that are shorter"

@@ -1,7 +1,7 @@
 """Writing tokenised videos with TFDS: one record a video, streamed to array_record files."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer
 
+from maskflow_jax.scenes.encoders import words_of
+from maskflow_jax.scenes.records import Scene, problems_of, write_scenes
+
 _VIDEOS_PER_FILE = 512
 
-Video = tuple[str, np.ndarray, float]
+Video = tuple[str, np.ndarray, float] | tuple[str, np.ndarray, float, Sequence[Scene]]
+"""id, tokens, frames per second, and the scenes if the dataset has any."""
 
 
 class DeterministicSerializer(example_serializer.ExampleSerializer):
@@ -30,9 +34,16 @@ class TokenVideosBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
     url_infos = None  # nothing is downloaded; TFDS would look for checksums in our package
 
     def __init__(
-        self, *, splits: Mapping[str, Iterable[Video]], tokenizer: dict, source: dict, **kwargs
+        self,
+        *,
+        splits: Mapping[str, Iterable[Video]],
+        tokenizer: dict,
+        source: dict,
+        with_scenes: bool = False,
+        **kwargs,
     ):
         self._splits, self._tokenizer, self._source = splits, tokenizer, source
+        self._scenes = {split: [] for split in splits} if with_scenes else None
         self._ids = {}  # id -> split, over all splits: no video may be in two of them
         self._frames = {split: [] for split in splits}
         super().__init__(**kwargs)
@@ -48,6 +59,8 @@ class TokenVideosBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
             ),
             "fps": tfds.features.Scalar(np.float32),
         }
+        if self._scenes is not None:
+            features["scenes"] = tfds.features.Text()
         metadata = {"tokenizer": self._tokenizer, "source": self._source, "frames": self._frames}
         return tfds.core.DatasetInfo(
             builder=self,
@@ -62,7 +75,7 @@ class TokenVideosBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Checks each video and yields it under its id."""
-        for video_id, tokens, fps in self._splits[split]:
+        for video_id, tokens, fps, *scenes in self._splits[split]:
             if video_id in self._ids:
                 raise ValueError(
                     f"video id {video_id!r} occurs twice, in split {self._ids[video_id]!r} and in "
@@ -71,9 +84,22 @@ class TokenVideosBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
             example = _example(video_id, np.asarray(tokens), fps, self._tokenizer)
             self._ids[video_id] = split
             self._frames[split].append(len(example["tokens"]))
+            if self._scenes is not None:
+                example["scenes"] = self._note_scenes(split, example, *scenes)
             yield video_id, example
         if not self._frames[split]:
             raise ValueError(f"split {split!r} has no videos: leave it out, or check its source")
+
+    def _note_scenes(self, split: str, example: dict, scenes: Sequence[Scene] = ()) -> str:
+        """Checks and remembers the scenes of a video; returns them as they are stored."""
+        scenes = sorted(scenes, key=lambda scene: scene.start)
+        problems = problems_of(scenes, len(example["tokens"]))
+        if problems or not scenes:
+            raise ValueError(
+                f"video {example['id']!r}: {'; '.join(problems) or 'it has no scene, give it one'}"
+            )
+        self._scenes[split].append(scenes)
+        return write_scenes(scenes)
 
     def _generate_splits(self, dl_manager: Any, download_config: Any) -> list[Any]:
         """Streams the splits to files, in the order given.
@@ -93,6 +119,8 @@ class TokenVideosBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
             writer.add_examples({split: (example for _, example in examples)})
             writer.close_splits([split])
         # Sizes tell a whole dataset from one that was copied in part.
+        if self._scenes is not None:
+            self.info.metadata["scenes"] = summarise_scenes(self._scenes)
         files = Path(self.data_dir).glob("*.array_record*")
         self.info.metadata["files"] = {file.name: file.stat().st_size for file in files}
         return list(info.splits.values())
@@ -101,6 +129,29 @@ class TokenVideosBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True
         """Quiet: TFDS would print that it downloads, and the name of the hidden directory."""
 
     _log_download_done = _log_download_bytes
+
+
+def summarise_scenes(scenes: Mapping[str, Sequence[Sequence[Scene]]]) -> dict[str, Any]:
+    """What a dataset says of its scenes without reading records.
+
+    Args:
+        scenes: Scenes of all videos by split.
+
+    Returns:
+        `bounds`: first frame and end of every scene of every video, by split; `labels` and `words`,
+        sorted; `longest_caption` in words.
+    """
+    every = [scene for videos in scenes.values() for video in videos for scene in video]
+    captions = [words_of(scene.caption) for scene in every]
+    return {
+        "bounds": {
+            split: [[[scene.start, scene.stop] for scene in video] for video in videos]
+            for split, videos in scenes.items()
+        },
+        "labels": sorted({scene.label for scene in every} - {""}),
+        "words": sorted({word for words in captions for word in words}),
+        "longest_caption": max(map(len, captions), default=0),
+    }
 
 
 def _example(video_id: str, tokens: np.ndarray, fps: float, tokenizer: dict) -> dict[str, Any]:

@@ -62,6 +62,30 @@ def frame_clean(key: jax.Array, batch: int, frames: int) -> jax.Array:
     return jnp.where(clean, 1.0, frame(frame_key, batch, frames))
 
 
+def clean_but_last_scene(
+    key: jax.Array, times: jax.Array, scene_id: jax.Array, probability: float
+) -> jax.Array:
+    """Makes all scenes but the last exactly clean in a share of the clips: the conditional mask.
+
+    U(MIN_TIME, 1) is never exactly 1, so without this no clip would have a whole clean context. The
+    loss falls on the last scene by itself, because a clean frame has no masked token.
+
+    Args:
+        key: PRNG key.
+        times: drawn times [B, T].
+        scene_id: int [B, T]; the last scene of a clip is the one with the highest number.
+        probability: share of the clips.
+
+    Returns:
+        Times float32 [B, T].
+
+    Source: Qi et al., Mask^2DiT, arXiv 2503.19881, section 3.3.
+    """
+    chosen = jax.random.bernoulli(key, probability, (len(times), 1))
+    before_last = scene_id < jnp.max(scene_id, axis=1, keepdims=True)
+    return jnp.where(chosen & before_last, 1.0, times)
+
+
 FRAME_TIMES: dict[str, Callable[[jax.Array, int, int], jax.Array]] = {
     "frame": frame,
     "constant": constant,

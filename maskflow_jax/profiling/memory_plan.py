@@ -6,10 +6,12 @@ from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from maskflow_jax.config import Config
 from maskflow_jax.config_files import to_dict
 from maskflow_jax.parallel import sharding
+from maskflow_jax.scenes.conditions import SceneClips, Scenes
 from maskflow_jax.training.building import make_flow, model_builder
 from maskflow_jax.training.optimizer import make_optimizer
 from maskflow_jax.training.state import abstract_state
@@ -54,9 +56,15 @@ def plan_train_step(config: Config, batch_size: int) -> Plan:
     step = make_train_step(graphdef, make_flow(config), optimizer, config.optimizer, state)
     shape = (batch_size, config.data.clip_frames, *config.tokenizer.grid)
     placed = jax.sharding.NamedSharding(mesh, sharding.BATCH)
-    tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=placed)
+    batch = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=placed)
+    if config.conditions is not None:
+        scenes = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape), a.dtype, sharding=placed),
+            _conditions(config),
+        )
+        batch = SceneClips(batch, scenes)
     started = time.perf_counter()
-    lowered = step.lower(state, jax.random.key(0), tokens)
+    lowered = step.lower(state, jax.random.key(0), batch)
     traced = time.perf_counter()
     memory = lowered.compile().memory_analysis()
     return Plan(
@@ -67,6 +75,18 @@ def plan_train_step(config: Config, batch_size: int) -> Plan:
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes,
     )
+
+
+def _conditions(config: Config) -> Scenes:
+    """Conditions of one window, of the shapes that training has; their values do not matter."""
+    record, count = config.conditions, config.scenes.num_scenes
+    scene_id = np.zeros(config.data.clip_frames, np.int32)
+    if record.kind == "labels":
+        return Scenes(scene_id, labels=np.zeros(count, np.int32))
+    shape = (count, record.length)
+    words = np.zeros(shape, np.int32)
+    captions = np.zeros((*shape, record.width), np.float32) if record.width else words
+    return Scenes(scene_id, captions=captions, caption_mask=np.zeros(shape, bool))
 
 
 def table(config: Config, batch_sizes: Iterable[int]) -> str:

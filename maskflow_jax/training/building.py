@@ -11,6 +11,7 @@ from maskflow_jax.config import Config
 from maskflow_jax.flow.frame_times import FRAME_TIMES
 from maskflow_jax.flow.schedules import SCHEDULES, Schedule
 from maskflow_jax.flow.weighting import WEIGHTINGS
+from maskflow_jax.models.conditioning import Conditions
 from maskflow_jax.models.latte import Latte, LatteConfig, latte_config
 from maskflow_jax.training.steps import Flow
 
@@ -32,7 +33,30 @@ def make_latte_config(config: Config) -> LatteConfig:
     if variant is not None:
         named = latte_config(variant, codebook_size=codebook_size)
         settings |= {name: getattr(named, name) for name in _DECIDED_BY_VARIANT}
-    return LatteConfig(codebook_size=codebook_size, **settings)
+    conditions = make_conditions(config)
+    return LatteConfig(codebook_size=codebook_size, conditions=conditions, **settings)
+
+
+def make_conditions(config: Config) -> Conditions | None:
+    """Returns what the network of a config is conditioned on, or None.
+
+    Raises:
+        ValueError: if the config has no record of the labels or of the encoder of captions.
+    """
+    scenes, record = config.scenes, config.conditions
+    if not scenes.active:
+        return None
+    if record is None:
+        raise ValueError(
+            f"scenes.condition is {scenes.condition!r}, and nothing says what the labels or "
+            "captions are; that is read from a dataset with scenes (data.directory)"
+        )
+    sizes = {
+        "num_labels": len(record.names) if record.kind == "labels" else 0,
+        "num_words": len(record.names) if record.kind == "words" else 0,
+        "text_width": record.width,
+    }
+    return Conditions(**sizes, text_update=scenes.text_update, scope=scenes.scope)
 
 
 def model_builder(config: Config) -> Callable[[nnx.Rngs], Latte]:
@@ -71,6 +95,8 @@ def make_flow(config: Config) -> Flow:
         # A likelihood bound needs the sum over masked positions over a fixed number of positions.
         mean_over="all" if flow.weighting == "elbo" else "masked",
         frame_block=flow.frame_block,
+        context_probability=config.scenes.context_probability,
+        drop_probability=config.scenes.drop_probability,
     )
 
 

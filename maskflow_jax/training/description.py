@@ -15,6 +15,7 @@ from maskflow_jax.models.attention import check_devices
 from maskflow_jax.parallel import sharding
 from maskflow_jax.training.building import make_flow, model_builder
 from maskflow_jax.training.optimizer import make_optimizer
+from maskflow_jax.training.scene_data import make_windows
 from maskflow_jax.training.state import init_state
 from maskflow_jax.training.trainer import check_batch, prepare, with_tokenizer
 
@@ -52,12 +53,15 @@ def describe(
         config = with_tokenizer(config, identity) if identity else config
     else:
         sizes = {"clip_frames": config.data.clip_frames, "batch_size": config.data.batch_size}
-        eval_clips(validation, **sizes)
+        make_windows(config, videos)
+        eval_clips(validation, windows=make_windows(config, validation), **sizes)
         found = (
             f"{len(videos)} training and {len(validation)} validation videos in "
             f"{config.data.directory}"
         )
-    if config.tokenizer is None:
+    if config.scenes.active and config.conditions is None:
+        lines.append("state: unknown without a dataset, which knows the captions")
+    elif config.tokenizer is None:
         lines.append("state: unknown without a dataset or a tokenizer, which know the codebook")
     else:
         make_flow(config)

@@ -53,6 +53,11 @@ def import_checkpoint(
     if any((workdir / "checkpoints").glob("[0-9]*")):
         raise FileExistsError(f"{workdir} has checkpoints already; choose another folder")
     config = _with_tokenizer(config, tokenizer)
+    if config.scenes.active:
+        raise ValueError(
+            f"scenes.condition is {config.scenes.condition!r}, for which released weights have no "
+            "parameters; set it to 'none'"
+        )
     latte = make_latte_config(config)
     optimizer = make_optimizer(config.optimizer)
     file = read_torch_file(checkpoint)

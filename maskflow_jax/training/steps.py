@@ -13,17 +13,21 @@ from flax import nnx
 
 from maskflow_jax.config import OptimizerConfig
 from maskflow_jax.flow.corruption import mask_tokens
-from maskflow_jax.flow.frame_times import MIN_TIME
+from maskflow_jax.flow.frame_times import MIN_TIME, clean_but_last_scene
 from maskflow_jax.flow.schedules import Schedule
 from maskflow_jax.parallel import sharding
+from maskflow_jax.scenes.conditions import SceneClips, Scenes, drop
 from maskflow_jax.training.objective import Layout, weighted_head_loss
 from maskflow_jax.training.optimizer import ema_rate
 from maskflow_jax.training.state import TrainState
 
 TIME_BINS = 10
 
-TrainStep = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, dict[str, Any]]]
-"""(state, the run's key, tokens [B, T, H, W]) -> (state, metrics)."""
+Batch = jax.Array | SceneClips
+"""Tokens [B, T, H, W], with their conditions where the network has any."""
+
+TrainStep = Callable[[TrainState, jax.Array, Batch], tuple[TrainState, dict[str, Any]]]
+"""(state, the run's key, batch) -> (state, metrics)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,8 @@ class Flow:
         mean_over: what the loss is divided by: the number of "masked" positions, which is random,
             or of "all" positions, as a likelihood bound needs (`weighting.elbo`).
         frame_block: frames of every sample on which the head runs at one time.
+        context_probability: share of the clips with scenes of which all but the last are clean.
+        drop_probability: share of them whose conditions are dropped.
     """
 
     schedule: Schedule
@@ -48,6 +54,8 @@ class Flow:
     mask_ce: bool = True
     mean_over: str = "masked"
     frame_block: int = 1
+    context_probability: float = 0.0
+    drop_probability: float = 0.0
 
 
 class TimeSums(NamedTuple):
@@ -64,8 +72,8 @@ class TimeSums(NamedTuple):
     correct: jax.Array
 
 
-EvalStep = Callable[[dict, jax.Array, jax.Array, jax.Array], TimeSums]
-"""(parameters, key, tokens [B, T, H, W], clip numbers [B]) -> sums."""
+EvalStep = Callable[[dict, jax.Array, Batch, jax.Array], TimeSums]
+"""(parameters, key, batch, clip numbers [B]) -> sums."""
 
 
 class Corrupted(NamedTuple):
@@ -76,19 +84,58 @@ class Corrupted(NamedTuple):
         times: [B, T].
         xt: corrupted tokens [B, T, H, W].
         masked: bool [B, T, H, W].
+        scenes: conditions, or None.
     """
 
     tokens: jax.Array
     times: jax.Array
     xt: jax.Array
     masked: jax.Array
+    scenes: Scenes | None = None
 
 
-def corrupt(flow: Flow, key: jax.Array, tokens: jax.Array, times: jax.Array) -> Corrupted:
+def corrupt(flow: Flow, key: jax.Array, batch: Batch, times: jax.Array) -> Corrupted:
     """Masks clean tokens [B, T, H, W] to their times [B, T]."""
+    tokens, scenes = _parts(batch)
     tokens = tokens.astype(jnp.int32)
     xt = mask_tokens(key, tokens, flow.schedule.kappa(times), flow.mask_id)
-    return Corrupted(tokens, times, xt, xt == flow.mask_id)
+    return Corrupted(tokens, times, xt, xt == flow.mask_id, scenes)
+
+
+def draw_clips(flow: Flow, key: jax.Array, batch: Batch) -> Corrupted:
+    """Draws the times of training and masks a batch to them."""
+    time_key, mask_key = jax.random.split(key)
+    tokens, scenes = _parts(batch)
+    times = flow.frame_times(time_key, *tokens.shape[:2])
+    if scenes is not None:
+        times, scenes = draw_scenes(flow, jax.random.fold_in(key, 2), times, scenes)
+    return corrupt(flow, mask_key, SceneClips(tokens, scenes), times)
+
+
+def draw_scenes(
+    flow: Flow, key: jax.Array, times: jax.Array, scenes: Scenes
+) -> tuple[jax.Array, Scenes]:
+    """Makes the scenes before the last one clean in some clips, and drops conditions in others.
+
+    Args:
+        flow: with both probabilities.
+        key: PRNG key.
+        times: drawn times [B, T].
+        scenes: the conditions.
+
+    Returns:
+        Times and conditions of training.
+
+    Source: Qi et al., Mask^2DiT, arXiv 2503.19881, section 3.3.
+    """
+    context_key, drop_key = jax.random.split(key)
+    times = clean_but_last_scene(context_key, times, scenes.scene_id, flow.context_probability)
+    dropped = jax.random.bernoulli(drop_key, flow.drop_probability, times.shape[:1])
+    return times, drop(scenes, dropped)
+
+
+def _parts(batch: Batch) -> SceneClips:
+    return batch if isinstance(batch, SceneClips) else SceneClips(batch, None)
 
 
 def clip_loss(
@@ -111,7 +158,8 @@ def clip_loss(
         The sum of weights * cross-entropy over counted positions, and per frame [B, T] the sums of
         cross-entropy and of correct predictions.
     """
-    features = model.features(clips.xt, clips.times)
+    conditions = {} if clips.scenes is None else {"scenes": clips.scenes}
+    features = model.features(clips.xt, clips.times, **conditions)
     counted = model.to_patches(counted)
     loss, positions = weighted_head_loss(
         layout,
@@ -143,7 +191,7 @@ def make_train_step(
         state: a state, for the shardings that the step keeps.
 
     Returns:
-        `train_step(state, key, tokens) -> (state, metrics)`, jitted, the state donated; the step's
+        `train_step(state, key, batch) -> (state, metrics)`, jitted, the state donated; the step's
         key is folded from the run's `key` and the step number. Metrics are float32 scalars: `loss`,
         `accuracy`, `masked` (share of masked tokens), `grad_norm`, and a dict `grad_norms`.
     """
@@ -156,15 +204,13 @@ def make_train_step(
         loss, _, correct = clip_loss(nnx.merge(graphdef, params), layout, part, counted, weights)
         return loss, jnp.sum(correct)
 
-    def gradients(params, key, tokens):
+    def gradients(params, key, batch):
         """All random numbers are drawn for the whole batch: parts do not change the result."""
-        time_key, mask_key = jax.random.split(key)
-        times = flow.frame_times(time_key, *tokens.shape[:2])
-        clips = corrupt(flow, mask_key, tokens, times)
+        clips = draw_clips(flow, key, batch)
         masked = jnp.sum(clips.masked, dtype=jnp.float32)
         masked_only = flow.mask_ce and flow.mean_over == "masked"
         count = masked if masked_only else clips.masked.size
-        weights = flow.weigh(times) / (count + 1e-6)
+        weights = flow.weigh(clips.times) / (count + 1e-6)
         (loss, correct), grads = accumulate(
             jax.value_and_grad(loss_fn, has_aux=True),
             params,
@@ -174,9 +220,9 @@ def make_train_step(
         metrics = {"loss": loss, "accuracy": correct / (masked + 1e-6)}
         return metrics | {"masked": jnp.mean(clips.masked)}, grads
 
-    def train_step(state, key, tokens):
+    def train_step(state, key, batch):
         key = jax.random.fold_in(key, state["step"])
-        metrics, grads = gradients(state["params"], key, tokens)
+        metrics, grads = gradients(state["params"], key, batch)
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         rate = ema_rate(config, state["step"])
@@ -242,7 +288,7 @@ def make_eval_step(graphdef: nnx.GraphDef, flow: Flow, mesh: jax.sharding.Mesh) 
         mesh: the mesh.
 
     Returns:
-        `eval_step(params, key, tokens, numbers) -> sums`, jitted: for every one of `TIME_BINS`
+        `eval_step(params, key, batch, numbers) -> sums`, jitted: for every one of `TIME_BINS`
         equal bins of the frame's time, the summed cross-entropy, correct predictions and masked
         tokens, as `TimeSums`. `numbers` [B] are the clips' numbers in the split: they decide a
         clip's times and masks, whatever batch it is in, and negative ones do not count. Times are
@@ -250,15 +296,16 @@ def make_eval_step(graphdef: nnx.GraphDef, flow: Flow, mesh: jax.sharding.Mesh) 
     """
     layout = Layout(mesh, flow.frame_block)
 
-    def corrupt_clip(key, tokens):
+    def corrupt_clip(key, clip):
         time_key, mask_key = jax.random.split(key)
-        times = jax.random.uniform(time_key, tokens.shape[:1], minval=MIN_TIME)
-        clips = corrupt(flow, mask_key, tokens[None], times[None])
+        times = jax.random.uniform(time_key, _parts(clip).tokens.shape[:1], minval=MIN_TIME)
+        one = jax.tree.map(lambda a: a[None], clip)
+        clips = corrupt(flow, mask_key, one, times[None])
         return jax.tree.map(lambda a: a[0], clips)
 
-    def eval_step(params, key, tokens, numbers):
+    def eval_step(params, key, batch, numbers):
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
-        clips = jax.vmap(corrupt_clip)(keys, tokens)
+        clips = jax.vmap(corrupt_clip)(keys, batch)
         times = clips.times
         masked = clips.masked & (numbers >= 0)[:, None, None, None]
         _, cross_entropy, correct = clip_loss(

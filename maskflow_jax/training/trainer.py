@@ -23,6 +23,7 @@ from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.loop import Hook, Parts, train_loop, validate
 from maskflow_jax.training.metrics import MetricWriter
 from maskflow_jax.training.optimizer import make_optimizer
+from maskflow_jax.training.scene_data import make_windows, with_conditions
 from maskflow_jax.training.state import abstract_state, init_state, parameter_count
 from maskflow_jax.training.steps import make_eval_step, make_train_step
 from maskflow_jax.training.workdir import claim_workdir
@@ -76,13 +77,15 @@ def train(
     mesh = sharding.make_mesh(**to_dict(config.mesh))
     check_batch(config, mesh)
     flow, optimizer = make_flow(config), make_optimizer(config.optimizer)
-    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     clips = {
         "clip_frames": config.data.clip_frames,
         "batch_size": config.data.batch_size,
-        **share,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
     }
-    batches = clip_batches(videos, seed=config.seed, num_workers=config.data.num_workers, **clips)
+    order = {"seed": config.seed, "num_workers": config.data.num_workers}
+    batches = clip_batches(videos, windows=make_windows(config, videos), **order, **clips)
+    clips["windows"] = make_windows(config, validation)
     eval_clips(validation, **clips)  # its errors should not wait for the first validation
     build = model_builder(config)
     graphdef, abstract = abstract_state(build, optimizer, mesh)
@@ -140,7 +143,7 @@ def prepare(
     videos = read_token_dataset(config.data.directory, "train")
     validation = read_token_dataset(config.data.directory, config.data.validation_split)
     _check_source(config.data.directory, videos.metadata["source"], config.data.source)
-    config = with_tokenizer(config, videos.tokenizer)
+    config = with_conditions(with_tokenizer(config, videos.tokenizer), videos)
     model_builder(config)
     make_flow(config)
     return config, videos, validation

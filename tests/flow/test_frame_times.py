@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from maskflow_jax.flow.frame_times import FRAME_TIMES, MIN_TIME
+from maskflow_jax.flow.frame_times import FRAME_TIMES, MIN_TIME, clean_but_last_scene
 
 
 @pytest.mark.parametrize("name", FRAME_TIMES)
@@ -47,3 +47,17 @@ def test_frame_clean_makes_sets_of_frames_clean_in_half_of_the_clips():
     np.testing.assert_allclose(counts, [0.5 + 0.1, 0.1, 0.1, 0.1, 0.1], atol=0.015)
     np.testing.assert_allclose(clean.mean(axis=0), 0.25, atol=0.015)  # whichever frame
     assert abs(times[~clean].mean() - 0.5) < 0.01
+
+
+def test_all_scenes_but_the_last_are_clean_in_a_share_of_the_clips():
+    scene_id = np.array([[0, 0, 1, 2, 2], [0, 1, 1, 1, 1]] * 4_000)
+    drawn = FRAME_TIMES["frame"](jax.random.key(4), *scene_id.shape)
+    times = np.asarray(clean_but_last_scene(jax.random.key(5), drawn, scene_id, 0.3))
+    last = scene_id == scene_id.max(axis=1, keepdims=True)
+    chosen = (times == 1.0).any(axis=1)
+    assert abs(chosen.mean() - 0.3) < 0.02  # standard error 0.005
+    np.testing.assert_array_equal(times == 1.0, chosen[:, None] & ~last)
+    np.testing.assert_array_equal(times[last], np.asarray(drawn)[last])
+    np.testing.assert_array_equal(times[~chosen], np.asarray(drawn)[~chosen])
+    never = clean_but_last_scene(jax.random.key(5), drawn, scene_id, 0.0)
+    np.testing.assert_array_equal(never, drawn)
