@@ -3,11 +3,13 @@
     python -m launch.sample --workdir=runs/maze --length=160 --num_videos=4
     python -m launch.sample --workdir=maze --context=walk.mp4 --length=160
     python -m launch.sample --workdir=runs/maze --task=inbetween --length=16 --set=sampler.name=fm
+    python -m launch.sample --workdir=runs/maze_scenes --captions=walk.txt --set=guidance.captions=3
 
 `--workdir` is a run, an exported model or the name of a shipped one. Any setting of the config's
 section `sampling` can be changed by `--set=NAME=VALUE`, such as `--set=sampler.num_steps=10` or
 `--set=decoding.temperature=0.9`. The samples go to `--out`: tokens as .npz, an .mp4, and a GIF of
-short videos. A killed job goes on where it stopped; several processes share the work.
+short videos. A killed job goes on where it stopped; several processes share the work. `--task` is
+prediction, backward, inbetween, loop, inpaint or unconditional.
 """
 
 from pathlib import Path
@@ -20,14 +22,12 @@ from launch.startup import start
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run, exported model or name.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder for the samples; WORKDIR/samples by default.")
-_TASK = flags.DEFINE_string(
-    "task", "prediction", "prediction, backward, inbetween, loop, inpaint or unconditional."
-)
-_CONTEXT = flags.DEFINE_string(
-    "context", "test", "Known frames: test, train, all (both), or a video or image file."
-)
+_TASK = flags.DEFINE_string("task", None, "What is known; prediction, or with captions nothing.")
+_CONTEXT = flags.DEFINE_string("context", "test", "test, train, all (both), or a video or image.")
 _WINDOWS = flags.DEFINE_bool("random_windows", False, "Takes a random window of every video.")
-_LENGTH = flags.DEFINE_integer("length", None, "Number of frames of a video.", required=True)
+_LENGTH = flags.DEFINE_integer("length", None, "Number of frames; of captions all scenes.")
+_CAPTIONS = flags.DEFINE_string("captions", None, "File: a line a scene, empty between videos.")
+_PER_SCENE = flags.DEFINE_integer("frames_per_scene", None, "Frames of a scene of captions.")
 _BOX = flags.DEFINE_list("box", None, "inpaint: top,left,height,width as shares of the frame.")
 _SET = flags.DEFINE_multi_string("set", [], "A setting of the section `sampling`, NAME=VALUE.")
 _NUM_VIDEOS = flags.DEFINE_integer("num_videos", 1, "0: all of the split.", lower_bound=0)
@@ -45,34 +45,35 @@ def main(_) -> None:
     distributed.join(saves_at_sigterm=False)
     import maskflow_jax as mf
     from maskflow_jax.config_files import change_sampling
-    from maskflow_jax.generation.sample_folder import SampleFolder, local_mesh
+    from maskflow_jax.generation import sample_folder, scenes
     from maskflow_jax.sampling.patterns import read_box
 
-    generator = mf.VideoGenerator.load(
-        _WORKDIR.value, tokenizer=_TOKENIZER.value, dataset=_DATASET.value, mesh=local_mesh()
-    )
+    places = {"tokenizer": _TOKENIZER.value, "dataset": _DATASET.value}
+    generator = mf.VideoGenerator.load(_WORKDIR.value, mesh=sample_folder.local_mesh(), **places)
     sampling = change_sampling(generator.model.config.sampling, _SET.value)
-    box = {"box": read_box(_BOX.value)} if _BOX.value else {}
-    options = {**vars(sampling), "task": _TASK.value, **box}
+    task = _TASK.value or ("unconditional" if _CAPTIONS.value else "prediction")
+    options, count = {**vars(sampling), "task": task}, _NUM_VIDEOS.value
+    options |= {"box": read_box(_BOX.value)} if _BOX.value else {}
+    if _CAPTIONS.value:
+        rows = scenes.read_captions(_CAPTIONS.value)
+        options |= {"captions": rows, "frames_per_scene": _PER_SCENE.value}
+        count = max(count, len(rows))
     generation = generator.plan(_LENGTH.value, **options)
-    read, task = generator.read_context, generation.task
-    frames, count = task.source_frames, _NUM_VIDEOS.value
-    if frames and Path(_CONTEXT.value).suffix:
-        one = read(_CONTEXT.value, frames=frames, from_start=task.backward)
-        contexts = np.repeat(one, count or 1, axis=0)
+    if (frames := generation.task.source_frames) and Path(_CONTEXT.value).suffix:
+        ends = {"frames": frames, "from_start": generation.task.backward}
+        contexts = np.repeat(generator.read_context(_CONTEXT.value, **ends), count or 1, axis=0)
     else:
+        which = {"split": _CONTEXT.value, "window_seed": _SEED.value if _WINDOWS.value else None}
         chosen = np.arange(count) if count else "all"
-        seed = _SEED.value if _WINDOWS.value else None
-        contexts = read(frames=frames, split=_CONTEXT.value, indices=chosen, window_seed=seed)
-    logging.info("%s by %s: %s", _TASK.value, sampling.sampler.name, generation)
+        contexts = generator.read_context(frames=frames, indices=chosen, **which)
+    logging.info("%s by %s: %s", task, sampling.sampler.name, generation)
     out = Path(_OUT.value or generator.model.directory / "samples")
-    folder = SampleFolder(
-        generator, out, contexts, seed=_SEED.value, length=_LENGTH.value, options=options
-    )
-    written = folder.complete(_BATCH.value, gif=_GIF.value)
+    more = {"seed": _SEED.value, "length": _LENGTH.value, "options": options}
+    samples = sample_folder.SampleFolder(generator, out, contexts, **more)
+    written = samples.complete(_BATCH.value, gif=_GIF.value)
     if _REPORT.value:
         mf.write_drift_report(generator, out, generation, dataset=_DATASET.value)
-    logging.info("wrote %d videos of %d frames to %s", written, _LENGTH.value, out)
+    logging.info("wrote %d videos of %d frames to %s", written, generation.task.shown, out)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ videos.save("out")
 """
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,25 @@ from tqdm import tqdm
 
 from maskflow_jax.data.dataset import TokenVideos
 from maskflow_jax.generation import contexts, trained_model
-from maskflow_jax.generation.request import Generation, make_window_sampler, plan_generation
+from maskflow_jax.generation.model_windows import ModelWindows
+from maskflow_jax.generation.request import Generation, plan_generation
+from maskflow_jax.generation.scenes import (
+    Captions,
+    EndlessTrack,
+    SceneTexts,
+    as_rows,
+    followed_by,
+    scene_frames,
+    scene_texts,
+)
 from maskflow_jax.generation.trained_model import TrainedModel
 from maskflow_jax.generation.videos import Videos
-from maskflow_jax.generation.window_program import WindowProgram
-from maskflow_jax.sampling.plans import EndlessPlan
+from maskflow_jax.scenes.encoders import Encoder
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
 from maskflow_jax.training.state import parameter_count
 
 
-class VideoGenerator:
+class VideoGenerator(ModelWindows):
     """A trained model with its tokenizer, ready to generate.
 
     Attributes:
@@ -38,12 +46,16 @@ class VideoGenerator:
     """
 
     def __init__(
-        self, model: TrainedModel, tokenizer: Tokenizer, *, dataset: str | Path | None = None
+        self,
+        model: TrainedModel,
+        tokenizer: Tokenizer,
+        *,
+        dataset: str | Path | None = None,
+        text_encoder: str | Path | Encoder | None = None,
     ):
         """Prepares a generator from what `load` finds, which is the usual way."""
-        self.model, self.tokenizer, self._dataset = model, tokenizer, dataset
-        self._programs: dict[Any, WindowProgram] = {}
-        self._seconds_per_evaluation: float | None = None
+        super().__init__(model, tokenizer, text_encoder)
+        self._dataset = dataset
 
     @classmethod
     def load(
@@ -52,6 +64,7 @@ class VideoGenerator:
         *,
         tokenizer: str | Path | None = None,
         dataset: str | Path | None = None,
+        text_encoder: str | Path | Encoder | None = None,
         mesh: jax.sharding.Mesh | None = None,
     ) -> "VideoGenerator":
         """Loads a run, an exported model or a shipped one.
@@ -60,6 +73,7 @@ class VideoGenerator:
             path: Folder, or the name of a shipped model such as "maze".
             tokenizer: Folder of the tokenizer, if it is not where the config says.
             dataset: Folder of the dataset, likewise.
+            text_encoder: Folder of the encoder of captions, likewise, or the encoder.
             mesh: Where the weights are placed; all devices by default.
 
         Raises:
@@ -71,7 +85,8 @@ class VideoGenerator:
             generator = VideoGenerator.load("maze")
         """
         model = trained_model.load_model(path, mesh)
-        return cls(model, trained_model.find_tokenizer(model, tokenizer), dataset=dataset)
+        found = trained_model.find_tokenizer(model, tokenizer)
+        return cls(model, found, dataset=dataset, text_encoder=text_encoder)
 
     def __repr__(self) -> str:
         config, identity = self.model.config, self.tokenizer.identity
@@ -83,17 +98,6 @@ class VideoGenerator:
             f"second, tokenizer {identity['name']!r} with {identity['codebook_size']} codes, "
             f"sampler {config.sampling.sampler})"
         )
-
-    @property
-    def fps(self) -> float:
-        """Frames per second of the videos the model was trained on."""
-        rate = self.model.config.data.source.get("fps")
-        return float(rate) if rate else float(self._videos("train")[0]["fps"])
-
-    @property
-    def window(self) -> int:
-        """Number of frames k of the training window."""
-        return self.model.config.data.clip_frames
 
     def read_context(
         self,
@@ -145,19 +149,36 @@ class VideoGenerator:
             videos, indices, frames=frames, seed=window_seed, source=f"split {split!r}"
         )
 
-    def plan(self, length: int, *, task: str = "prediction", **options: Any) -> Generation:
+    def plan(
+        self,
+        length: int | None = None,
+        *,
+        task: str = "prediction",
+        texts: SceneTexts | None = None,
+        **options: Any,
+    ) -> Generation:
         """Plans a generation without sampling.
 
         Args:
-            length: Number of frames of the video, context included.
+            length: Number of frames of the video, context included; None for those of `captions`.
             task: A key of `sampling.tasks.TASKS`.
+            texts: Captions that are laid over frames already, instead of the option `captions`.
             **options: See `generate`.
 
         Raises:
             ValueError: if there is no such video, naming the reasons.
             TypeError: for an unknown option.
         """
-        generation = plan_generation(self.model.config, task, length, options)
+        config = self.model.config
+        if "captions" in options:
+            frames = options.get("frames_per_scene")
+            texts = scene_texts(config, options["captions"], frames, length)
+        elif "frames_per_scene" in options:
+            raise TypeError("frames_per_scene is of scenes; give captions, one for each scene")
+        if length is None and texts is None:
+            raise TypeError("length is missing: the number of frames of the video")
+        length = texts.scene_id.shape[1] if length is None else length
+        generation = plan_generation(config, task, length, options, texts)
         rate = self._seconds_per_evaluation
         seconds = None if rate is None else rate * generation.nfe
         return dataclasses.replace(generation, expected_seconds=seconds)
@@ -166,38 +187,46 @@ class VideoGenerator:
         self,
         context: Any = None,
         *,
-        length: int,
+        length: int | None = None,
         num_videos: int | None = None,
         seed: int = 0,
-        task: str = "prediction",
+        task: str | None = None,
         **options: Any,
     ) -> Videos:
         """Generates videos.
 
-        Video i depends on the seed, on i and on its context only, not on the other videos.
+        Video i depends on the seed, on i, its context and captions only, not on the other videos.
 
         Args:
             context: Known frames, as `read_context` takes or returns them. None reads the dataset,
                 or for "inbetween" the options `first` and `last`.
-            length: Number of frames of a video, context included.
-            num_videos: Number of videos; None for as many as there are contexts. One context serves
-                any number.
+            length: Number of frames of a video, context included; with captions all their scenes.
+            num_videos: Number of videos; None for as many as there are contexts or lists of
+                captions. One context serves any number.
             seed: Seed of all videos.
-            task: "prediction", "backward", "inbetween", "loop", "inpaint" or "unconditional".
+            task: "prediction", "backward", "inbetween", "loop", "inpaint" or "unconditional"; by
+                default prediction, or for captions without a context unconditional.
             **options: `sampler`, `decoding`, `guidance`, `context_frames`, `stride`,
                 `context_time`, `context_cache` and `frame_block` replace the model's own settings
                 (`config.SamplingConfig`); `box` or `known` say what "inpaint" leaves; `first` and
-                `last` are the ends of "inbetween"; `progress` shows a bar.
+                `last` are the ends of "inbetween"; `progress` shows a bar. `captions`, a text for
+                each scene, the context's included, or a list of texts for each video, and
+                `frames_per_scene` say what is shown when; `guidance` may then be a number.
 
         Raises:
-            ValueError: if there is no such video, or the context does not fit.
+            ValueError: if there is no such video, or the context or captions do not fit.
             TypeError: for an unknown option.
 
         Example:
             videos = generator.generate(length=160, num_videos=4, sampler=Halton(num_steps=20))
+            videos = generator.generate(captions=["red walls", "blue walls"], frames_per_scene=8)
         """
         progress = options.pop("progress", False)
         ends = [options.pop(name) for name in ("first", "last") if name in options]
+        if "captions" in options:
+            num_videos = num_videos or contexts.count(context) or len(as_rows(options["captions"]))
+        if task is None:
+            task = "unconditional" if "captions" in options and context is None else "prediction"
         if task in ("prediction", "backward"):
             options = self._for_short_context(context, options)
         generation = self.plan(length, task=task, **options)
@@ -212,6 +241,45 @@ class VideoGenerator:
             disable=not progress,
         )
         return self.finish(generation, real, list(chunks))
+
+    def extend(
+        self,
+        videos: Videos,
+        *,
+        captions: Captions,
+        frames_per_scene: int | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> Videos:
+        """Adds scenes to videos, one after the other; the frames that are there stay as they are.
+
+        A window holds the last scenes, known and with their captions, and one new scene.
+
+        Args:
+            videos: Videos with captions, from `generate` or `extend`.
+            captions: A caption for each new scene, or a list of them for each video.
+            frames_per_scene: Number of frames of a new scene; None for that of training.
+            seed: Seed of the new scenes.
+            **options: As for `generate`.
+
+        Returns:
+            The videos with the new scenes at their end.
+
+        Raises:
+            ValueError: if the captions do not fit.
+            TypeError: for an unknown option.
+        """
+        frames = scene_frames(self.model.config, frames_per_scene)
+        if frames < self.window:  # else the model's own windows go through a scene
+            options = {"context_frames": self.window - frames, "stride": None, **options}
+        length = videos.tokens.shape[1]
+        context = options.get("context_frames", self.model.config.sampling.context_frames)
+        start = max(0, length - context)
+        texts = followed_by(videos.texts, as_rows(captions), frames, len(videos))
+        seen = texts.in_order(np.arange(start, texts.scene_id.shape[1]))
+        generation = self.plan(texts=seen, known_frames=length - start, **options)
+        chunks = self.sample_windows(generation, videos.tokens[:, start:], seed=seed)
+        return videos.extended(list(chunks), texts, nfe=generation.nfe)
 
     def stream(
         self,
@@ -229,7 +297,8 @@ class VideoGenerator:
             length: Number of frames, context included; None goes on until the iterator is closed.
             num_videos: As for `generate`.
             seed: As for `generate`: the same seed gives the same video.
-            **options: As for `generate`.
+            **options: As for `generate`. `captions` may be an iterator, which is asked for a text
+                when a scene begins; the video ends with it.
 
         Returns:
             An iterator over the new frames of each chunk, uint8 [B, h, S, S, 3].
@@ -237,107 +306,43 @@ class VideoGenerator:
         Raises:
             ValueError: if there is no such video, or the context does not fit.
         """
-        options = self._for_short_context(context, options)
+        captions = options.get("captions")
+        if isinstance(captions, Iterator):
+            return self._stream_scenes(captions, context, num_videos, seed, options)
+        task = "prediction" if captions is None or context is not None else "unconditional"
+        if task == "prediction":
+            options = self._for_short_context(context, options)
+        if num_videos is None and captions is not None:
+            num_videos = contexts.count(context) or len(as_rows(captions))
+        endless = length is None and captions is None
         # More than two windows are enough to see how a video goes on.
-        generation = self.plan(3 * self.window if length is None else length, **options)
+        generation = self.plan(3 * self.window if endless else length, task=task, **options)
         real = contexts.real_tokens(context, generation, num_videos, self.read_context)
-        chunks = self.sample_windows(generation, real, seed=seed, endless=length is None)
-        return (
-            np.stack([self.tokenizer.decode(video) for video in chunk])
-            for chunk in chunks
-            if chunk.shape[1]
-        )
+        sample = self.sample_endlessly if endless else self.sample_windows
+        return contexts.decoded(self.tokenizer, sample(generation, real, seed=seed))
 
-    def sample_windows(
+    def _stream_scenes(
         self,
-        generation: Generation,
-        real: np.ndarray,
-        *,
+        captions: Iterator[str],
+        context: Any,
+        num_videos: int | None,
         seed: int,
-        first_sample: int = 0,
-        endless: bool = False,
-        finished: list[np.ndarray] | None = None,
+        options: dict[str, Any],
     ) -> Iterator[np.ndarray]:
-        """Samples the windows of a planned generation; `generate` is the usual way.
-
-        Args:
-            generation: The plan, from `plan`.
-            real: Real tokens that the task takes, int32 [B, source_frames, h, w].
-            seed: Seed of all videos.
-            first_sample: Number i of the first video of this batch.
-            endless: Whether to go on after the plan's last window.
-            finished: Windows that were sampled before, which are not sampled again; new windows
-                are appended to it, int32 [B, k, h, w] each.
-
-        Yields:
-            The new tokens of each window, int32 [B, f, h, w], in the order of sampling.
-        """
-        plan = EndlessPlan(plan=generation.plan) if endless else generation.plan
-        context, given = generation.task.inputs(real)
-        program = self._program(generation)
-        chunks = program.sample_videos(
-            self.model.params,
-            context,
-            plan,
-            seed=seed,
-            given=given,
-            first_sample=first_sample,
-            finished=finished,
-        )
-        skipped = len(finished or ())
-        started, seconds = time.monotonic(), []
-        for index, chunk in enumerate(chunks):
-            yield chunk
-            now = time.monotonic()
-            if not endless and index >= skipped:
-                window = generation.plan.windows[index]
-                seconds.append((now - started) / generation.plan.window_nfe(window))
-                # The median leaves out the windows that were compiled.
-                self._seconds_per_evaluation = float(np.median(seconds))
-            started = now
-
-    def finish(self, generation: Generation, real: np.ndarray, chunks: list[np.ndarray]) -> Videos:
-        """Puts the chunks of `sample_windows` together.
-
-        Args:
-            generation: The plan.
-            real: Real tokens that the task took.
-            chunks: New tokens of all windows.
-
-        Returns:
-            The videos.
-        """
-        task = generation.task
-        tokens = np.concatenate([task.inputs(real)[0], *chunks], axis=1)
-        return Videos(
-            tokens=task.finish(tokens).astype(np.int32),
-            known=task.finish(task.known),
-            fps=self.fps,
-            tokenizer=self.tokenizer,
-            nfe=generation.nfe,
-        )
-
-    def _for_short_context(self, context: Any, options: dict[str, Any]) -> dict[str, Any]:
-        """The options, with `known_frames` for tokens of few frames."""
-        frames = options.get("context_frames", self.model.config.sampling.context_frames)
-        shape = np.shape(context) if isinstance(context, np.ndarray) else ()
-        if len(shape) == 4 and shape[2:] == tuple(self.model.config.tokenizer.grid):
-            return {"known_frames": min(shape[1], frames), **options}
-        return options
-
-    def _program(self, generation: Generation) -> WindowProgram:
-        """The compiled sampling of windows, kept for calls with the same settings."""
-        sampling, backward = generation.sampling, generation.task.backward
-        kind = (sampling, backward)
-        if kind not in self._programs:
-            self._programs[kind] = WindowProgram(
-                self.model.graphdef,
-                make_window_sampler(self.model.config, sampling),
-                context_frames=sampling.context_frames,
-                mask_id=self.model.config.tokenizer.codebook_size,
-                backward=backward,
-            )
-        return self._programs[kind]
+        """Streams scenes whose captions come one by one."""
+        frames = scene_frames(self.model.config, options.pop("frames_per_scene", None))
+        # Planned as if all were one scene; what is said comes with the windows.
+        texts = scene_texts(self.model.config, [""], 3 * self.window, None)
+        del options["captions"]
+        task = "unconditional" if context is None else "prediction"
+        if context is not None:
+            options = self._for_short_context(context, options)
+        generation = self.plan(texts=texts, task=task, **options)
+        real = contexts.real_tokens(context, generation, num_videos, self.read_context)
+        sizes = {"frames_per_scene": frames, "num_videos": len(real)}
+        track = EndlessTrack(captions, self.encoder, generation.plan, **sizes)
+        chunks = self.sample_endlessly(generation, real, seed=seed, scenes=track)
+        return contexts.decoded(self.tokenizer, chunks)
 
     def _videos(self, split: str) -> TokenVideos:
         return trained_model.find_dataset(self.model, split, self._dataset)

@@ -1,6 +1,7 @@
 """Contexts: the known frames of a video, from files, arrays, tokens or a dataset."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from maskflow_jax.data.dataset import TokenVideos
 from maskflow_jax.generation.request import Generation
+from maskflow_jax.generation.scenes import OutOfCaptions
 from maskflow_jax.io import video_files
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
@@ -222,3 +224,19 @@ def both_ends(
     between = generation.task.source_frames - 2 * frames
     middle = np.zeros((len(first), between, *first.shape[2:]), np.int32)
     return np.concatenate([first, middle, last], axis=1)
+
+
+def count(context: Any) -> int | None:
+    """Number of videos of a context of arrays; None for any other."""
+    return len(context) if isinstance(context, np.ndarray) and context.ndim >= 4 else None
+
+
+def decoded(tokenizer: Tokenizer, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Decodes chunks of tokens [B, f, h, w] to frames uint8 [B, f, S, S, 3].
+
+    It ends where the captions of endless scenes end; chunks without a frame are left out.
+    """
+    with contextlib.suppress(OutOfCaptions):
+        for chunk in chunks:
+            if chunk.shape[1]:
+                yield np.stack([tokenizer.decode(video) for video in chunk])

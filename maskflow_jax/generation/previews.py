@@ -5,11 +5,13 @@ import numpy as np
 
 from maskflow_jax.data.dataset import check_tokenizer
 from maskflow_jax.generation.request import make_window_sampler
+from maskflow_jax.generation.scenes import SceneTrack, dataset_texts
 from maskflow_jax.generation.window_program import WindowProgram
 from maskflow_jax.io import video_files
 from maskflow_jax.sampling.types import RolloutRequest
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
 from maskflow_jax.training.loop import Hook
+from maskflow_jax.training.scene_data import dataset_encoder
 from maskflow_jax.training.trainer import Run
 
 PREVIEW_VIDEOS = 2
@@ -55,6 +57,12 @@ def previews(run: Run) -> Hook:
         mask_id=config.tokenizer.codebook_size,
     )
     chosen = [run.validation[i] for i in range(min(PREVIEW_VIDEOS, len(run.validation)))]
+    scenes = None
+    if config.scenes.active:
+        encoder = dataset_encoder(config, run.validation)
+        texts = dataset_texts(chosen, plan.video_length, encoder.record.kind)
+        scenes = SceneTrack(texts, encoder, plan, range(len(chosen)))
+    program = program.conditioned(scenes)
     context = np.stack([v["tokens"][: sampling.context_frames] for v in chosen]).astype(np.int32)
     shown = min(plan.video_length, *(len(video["tokens"]) for video in chosen))
     real = [tokenizer.decode(video["tokens"][:shown]) for video in chosen]

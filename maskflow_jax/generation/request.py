@@ -4,7 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from maskflow_jax.config import Config, SamplingConfig
+from maskflow_jax.generation.scenes import SceneTexts, guided
 from maskflow_jax.io.settings import unknown_name
 from maskflow_jax.sampling.tasks import Task, TaskRequest, make_task
 from maskflow_jax.sampling.types import Plan
@@ -12,7 +15,8 @@ from maskflow_jax.sampling.window_sampler import WindowSampler
 from maskflow_jax.training.building import make_noise_schedule
 
 _TASK_OPTIONS = ("box", "known", "known_frames")
-OPTIONS = (*(field.name for field in dataclasses.fields(SamplingConfig)), *_TASK_OPTIONS)
+_SAMPLING = tuple(field.name for field in dataclasses.fields(SamplingConfig))
+OPTIONS = (*_SAMPLING, *_TASK_OPTIONS, "captions", "frames_per_scene")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,16 +28,26 @@ class Generation:
         sampling: How windows are sampled.
         expected_seconds: Seconds for one batch, from what was measured so far; None before the
             first generation.
+        texts: Captions of the scenes and their frames, in the order of the result; or None.
     """
 
     task: Task
     sampling: SamplingConfig
     expected_seconds: float | None = None
+    texts: SceneTexts | None = None
 
     @property
     def plan(self) -> Plan:
         """The windows."""
         return self.task.plan
+
+    @property
+    def texts_in_order(self) -> SceneTexts | None:
+        """Captions with their frames in the order of sampling."""
+        if self.texts is None:
+            return None
+        frames = np.arange(len(self.task.known)) % self.task.shown  # a loop ends as it begins
+        return self.texts.in_order(frames[::-1] if self.task.backward else frames)
 
     @property
     def nfe(self) -> int:
@@ -46,7 +60,11 @@ class Generation:
 
 
 def plan_generation(
-    config: Config, task: str, length: int, options: Mapping[str, Any]
+    config: Config,
+    task: str,
+    length: int,
+    options: Mapping[str, Any],
+    texts: SceneTexts | None = None,
 ) -> Generation:
     """Plans a generation.
 
@@ -56,6 +74,7 @@ def plan_generation(
         length: Number of frames of the video.
         options: Settings that replace those of `config.sampling`, `known_frames` for a context
             that is shorter than theirs, and `box` or `known` for in-painting.
+        texts: Captions of the scenes.
 
     Raises:
         ValueError: if there is no such video, or settings exclude each other.
@@ -64,7 +83,10 @@ def plan_generation(
     if unknown := [unknown_name(name, OPTIONS) for name in options if name not in OPTIONS]:
         raise TypeError("; ".join(unknown).replace("setting", "option"))
     extra = {name: options[name] for name in _TASK_OPTIONS if name in options}
-    changes = {name: value for name, value in options.items() if name not in _TASK_OPTIONS}
+    changes = {name: options[name] for name in options if name in _SAMPLING}
+    default = config.sampling.guidance
+    guidance = guided(options.get("guidance"), default, by_captions=texts is not None)
+    changes["guidance"] = guidance
     sampling = dataclasses.replace(config.sampling, **changes)
     make_window_sampler(config, sampling)  # its errors should come before anything slow
     request = TaskRequest(
@@ -77,7 +99,7 @@ def plan_generation(
         guidance=sampling.guidance,
         **extra,
     )
-    return Generation(task=make_task(task, request), sampling=sampling)
+    return Generation(task=make_task(task, request), sampling=sampling, texts=texts)
 
 
 def make_window_sampler(config: Config, sampling: SamplingConfig) -> WindowSampler:

@@ -135,17 +135,26 @@ class SampleFolder:
             tokens.append(chunk)
             if len(windows) == len(tokens) < total:
                 _save_windows(path, windows)
-        return generator.finish(plan, real, tokens)
+        return generator.finish(plan, real, tokens, first_sample=block.start)
 
     def _unfinished(self, block: range) -> Path:
         return self._out / f"unfinished_{block.start:05d}.npz"
+
+    def _digest(self, number: int) -> str:
+        """What is given of a video: its context, and the captions of its scenes."""
+        context, texts = self._contexts[number], self._plan.texts
+        if texts is None:
+            return digest(context)
+        texts = texts.of_video(number)
+        said = np.frombuffer(json.dumps(texts.captions).encode(), np.uint8)
+        return digest({"context": context, "captions": said, "scene_id": texts.scene_id})
 
     def _settings(self) -> dict[str, Any]:
         """All that decides what the samples are; not how they are divided."""
         options = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in self._request.items()
-            if name in ("length", "task", "box")
+            if name in ("length", "task", "box", "frames_per_scene")
         }
         if "known" in self._request:
             options["known"] = digest(np.asarray(self._request["known"], bool))
@@ -157,7 +166,7 @@ class SampleFolder:
                 if name != "frame_block"
             },
             "seed": self._seed,
-            "contexts": [digest(context) for context in self._contexts],
+            "contexts": [self._digest(number) for number in range(len(self._contexts))],
             "weights": digest(self._generator.model.params),
             "step": self._generator.model.step,
             "tokenizer": self._generator.tokenizer.identity["sha256"],

@@ -26,9 +26,11 @@ from safetensors.flax import load_file, save_file
 from maskflow_jax.config import Config
 from maskflow_jax.config_files import to_dict
 from maskflow_jax.data.dataset import TokenVideos, check_tokenizer, read_token_dataset
+from maskflow_jax.generation.scenes import check_conditional
 from maskflow_jax.io.files import atomic_folder, write_with
 from maskflow_jax.io.weights import check_finite, check_weights
 from maskflow_jax.parallel import sharding
+from maskflow_jax.scenes.encoders import Encoder, LabelEncoder, WordEncoder, check_encoder
 from maskflow_jax.tokenizers.tokenizer import PRETRAINED as SHIPPED_TOKENIZERS
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
 from maskflow_jax.training.building import model_builder
@@ -169,6 +171,41 @@ def find_tokenizer(model: TrainedModel, tokenizer: str | Path | None = None) -> 
         ) from error
     check_tokenizer(to_dict(model.config.tokenizer), loaded.identity, other_name="tokenizer")
     return loaded
+
+
+def find_encoder(model: TrainedModel, encoder: str | Path | Encoder | None = None) -> Encoder:
+    """Loads what encodes the captions of a model.
+
+    Labels and words are in the model's config. A text encoder is looked for at the given place, or
+    else where the config says (`scenes.encoder`).
+
+    Args:
+        model: The model.
+        encoder: Folder of a text encoder, or an encoder.
+
+    Raises:
+        FileNotFoundError: if it is nowhere, naming the argument that says where it is.
+        ImportError: if the package that it needs is missing.
+        ValueError: if the model takes no captions, or another encoder made those of its training.
+    """
+    check_conditional(model.config)
+    record = model.config.conditions
+    if record.kind == "labels":
+        return LabelEncoder(record.names)
+    if record.kind == "words":
+        return WordEncoder(record.names, record.length)
+    if encoder is None or isinstance(encoder, str | Path):
+        place = encoder or _first_found(model, model.config.scenes.encoder, "config.json")
+        if place is None:
+            raise FileNotFoundError(
+                f"the text encoder of {model.directory}, {record.name!r}, is not here nor beside "
+                "the model; pass its folder as the argument `text_encoder`"
+            )
+        from maskflow_jax.scenes.hugging_face import HuggingFaceEncoder
+
+        encoder = HuggingFaceEncoder(place, length=record.length)
+    check_encoder(encoder.record, record, other_name="trained model")
+    return encoder
 
 
 def find_dataset(model: TrainedModel, split: str, dataset: str | Path | None = None) -> TokenVideos:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from maskflow_jax.generation.scenes import SceneTexts
 from maskflow_jax.io import video_files
 from maskflow_jax.io.files import write_with
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
@@ -27,6 +28,7 @@ class Videos:
         fps: Frames per second.
         tokenizer: The tokenizer that decodes them.
         nfe: Number of network evaluations for each video.
+        texts: Captions of the scenes and their frames, or None.
     """
 
     tokens: np.ndarray
@@ -34,6 +36,7 @@ class Videos:
     fps: float
     tokenizer: Tokenizer
     nfe: int
+    texts: SceneTexts | None = None
 
     @cached_property
     def frames(self) -> np.ndarray:
@@ -50,7 +53,25 @@ class Videos:
         rows = slice(index, index + 1) if isinstance(index, int) and index >= 0 else index
         if isinstance(rows, int):  # from the end
             rows = slice(len(self) + rows, len(self) + rows + 1)
-        return dataclasses.replace(self, tokens=self.tokens[rows])
+        texts = self.texts
+        if texts is not None:
+            texts = texts.of_videos(range(len(self))[rows])
+        return dataclasses.replace(self, tokens=self.tokens[rows], texts=texts)
+
+    def extended(self, chunks: list[np.ndarray], texts: SceneTexts, *, nfe: int) -> "Videos":
+        """Returns the videos with further frames at their end.
+
+        Args:
+            chunks: New tokens, int [B, f, h, w] each.
+            texts: Captions of all scenes, old and new.
+            nfe: Number of network evaluations of the new frames.
+        """
+        tokens = np.concatenate([self.tokens, *chunks], axis=1).astype(np.int32)
+        new = tokens.shape[1] - self.tokens.shape[1]
+        known = np.pad(self.known, [(0, new), (0, 0), (0, 0)])
+        return dataclasses.replace(
+            self, tokens=tokens, known=known, texts=texts, nfe=self.nfe + nfe
+        )
 
     def __repr__(self) -> str:
         count, length = self.tokens.shape[:2]
@@ -97,8 +118,10 @@ class Videos:
         paths = []
         for number, tokens in enumerate(self.tokens, start=first):
             stem = directory / f"sample_{number:05d}"
-            save_tokens(stem.with_suffix(".npz"), tokens, self.known, self.fps, self.tokenizer)
-            paths.append(stem.with_suffix(".npz"))
+            path = stem.with_suffix(".npz")
+            texts = None if self.texts is None else self.texts.of_video(number - first)
+            save_tokens(path, tokens, self.known, self.fps, self.tokenizer, texts)
+            paths.append(path)
             if not pixels:
                 continue
             frames = self.tokenizer.decode(tokens)
@@ -110,9 +133,16 @@ class Videos:
 
 
 def save_tokens(
-    path: Path, tokens: np.ndarray, known: np.ndarray, fps: float, tokenizer: Tokenizer
+    path: Path,
+    tokens: np.ndarray,
+    known: np.ndarray,
+    fps: float,
+    tokenizer: Tokenizer,
+    texts: SceneTexts | None = None,
 ) -> None:
     """Writes the tokens of one video as npz: `tokens`, `known`, `fps`, and the tokenizer's digest.
+
+    With captions there are also `captions` [S] and `scene_id` [F], the caption of every frame.
 
     Args:
         path: The file.
@@ -120,7 +150,11 @@ def save_tokens(
         known: Tokens that were given, bool [F, h, w].
         fps: Frames per second.
         tokenizer: The tokenizer that decodes them.
+        texts: Captions of the video's scenes.
     """
+    more = {}
+    if texts is not None:
+        more = {"captions": np.array(texts.captions[0]), "scene_id": texts.scene_id[0]}
 
     def write(part: Path) -> None:
         with part.open("wb") as file:
@@ -130,6 +164,7 @@ def save_tokens(
                 known=known,
                 fps=fps,
                 tokenizer=tokenizer.identity["sha256"],
+                **more,
             )
 
     write_with(path, write)

@@ -4,7 +4,8 @@ Arrays go from the host to the device and back for every window. A window that s
 would come back with a sharding of its own, and the next call would be compiled again for it.
 """
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from maskflow_jax.parallel.memory import explain_out_of_memory
 from maskflow_jax.sampling.rollout import rollout
 from maskflow_jax.sampling.types import Plan, Window, WindowTokens
 from maskflow_jax.sampling.window_sampler import WindowSampler
+from maskflow_jax.scenes.conditions import Scenes
 
 
 class WindowProgram:
@@ -42,9 +44,16 @@ class WindowProgram:
         self._graphdef, self._sampler = graphdef, sampler
         self._context_frames, self._backward = context_frames, backward
         self._compiled = {}
+        self._scenes: Callable[[int], Scenes] | None = None
 
     def __call__(
-        self, params: dict, keys: jax.Array, tokens: np.ndarray, known: np.ndarray, window: Window
+        self,
+        params: dict,
+        keys: jax.Array,
+        tokens: np.ndarray,
+        known: np.ndarray,
+        window: Window,
+        scenes: Scenes | None = None,
     ) -> np.ndarray:
         """Samples a batch of windows.
 
@@ -54,6 +63,7 @@ class WindowProgram:
             tokens: int32 [B, k, H, W].
             known: bool [B, k, H, W].
             window: The window of the plan.
+            scenes: Conditions of the frames of the window.
 
         Returns:
             Tokens int32 [B, k, H, W] on the host.
@@ -66,10 +76,22 @@ class WindowProgram:
         mesh = sharding.mesh_of(params)
         program = self._program(context, window.stage, mesh)
         inputs = (keys, np.asarray(tokens), np.asarray(known))
+        if scenes is not None:
+            inputs += (scenes,)
         if mesh is not None:
             inputs = sharding.place_samples(mesh, inputs)
         with explain_out_of_memory("sample fewer videos at a time, or lower frame_block"):
             return _to_host(program(params, *inputs))[: len(tokens)]
+
+    def conditioned(self, scenes: Callable[[int], Scenes] | None) -> "WindowProgram":
+        """Returns the same compiled programs, for videos of certain scenes.
+
+        Args:
+            scenes: Number of a window's first frame -> conditions of the window.
+        """
+        program = copy.copy(self)
+        program._scenes = scenes
+        return program
 
     def sample_videos(
         self,
@@ -103,12 +125,16 @@ class WindowProgram:
         before = len(finished or ())
         numbers = np.arange(first_sample, first_sample + len(context))
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), numbers)
+        done = plan.known_at_start
 
         def sample_chunk(index, tokens, known, window):
+            nonlocal done
+            begin, done = done - window.context, done + window.finished
             if index < before:
                 return finished[index]
             chunk_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
-            sampled = self(params, chunk_keys, tokens, known, window)
+            conditions = None if self._scenes is None else self._scenes(begin)
+            sampled = self(params, chunk_keys, tokens, known, window, conditions)
             if finished is not None:
                 finished.append(sampled)
             return sampled
@@ -116,15 +142,15 @@ class WindowProgram:
         return rollout(context, plan, sample_chunk, mask_id=self.mask_id, given=given)
 
     def _program(self, context: int, stage: str, mesh: jax.sharding.Mesh | None):
-        """The jitted function (params, keys, tokens, known) -> tokens of one kind of window."""
+        """The jitted function (params, keys, tokens, known, [scenes]) -> tokens of a window."""
         kind = (context, stage, mesh)
         if kind not in self._compiled:
 
-            def sample(params, keys, tokens, known):
+            def sample(params, keys, tokens, known, scenes=None):
                 return self._sampler(
                     nnx.merge(self._graphdef, params),
                     keys,
-                    WindowTokens(tokens, known),
+                    WindowTokens(tokens, known, scenes=scenes),
                     context_frames=context,
                     stage=stage,
                     backward=self._backward,

@@ -1,29 +1,39 @@
-"""Partial context guidance: strengthen what a partly visible context adds to the prediction.
+"""Guidance: strengthen what the context, or what captions add to the prediction.
 
-    logits + w (logits given the context at time t_g  -  logits given no context)
+Partial context guidance adds to the logits
+
+    w (logits given the context at time t_g  -  logits given no context)
 
 The first term sees the whole context, the second a re-corrupted one (t_g = 0.3 for MGM, 0.9 for
 FM), and the third sees masks in its place (MaskFlow, arXiv 2502.11234, section 4). A guided step
-needs three network evaluations. Samplers do not know of guidance: `proposal.Proposer` applies it.
+needs three network evaluations.
+
+Classifier-free guidance replaces the logits of the first term by
+
+    logits given no captions + c (logits  -  logits given no captions),
+
+which takes one more evaluation; weight c = 1 is the network itself (Ho & Salimans 2022, arXiv
+2207.12598). Both may be on. Samplers do not know of guidance: `proposal.Proposer` applies it.
 """
 
 import dataclasses
 
 from maskflow_jax.io.settings import refuse
 
-EVALUATIONS = 3  # network evaluations of a guided step
+EVALUATIONS = 3  # network evaluations of a step that is guided by its context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """Settings of partial context guidance.
+    """Settings of partial context guidance and of guidance by captions.
 
     Attributes:
-        weight: Weight w; 0 switches guidance off.
+        weight: Weight w of partial context guidance; 0 switches it off.
         time: Time t_g of the re-corrupted context; None for the sampler's, the paper's 0.3 for MGM
             and Halton and 0.9 for the others.
         steps: Number of first steps of a window that are guided (rolling: of every shift); None
             guides all. Not for pyramid, whose frames start one after the other.
+        captions: Weight c of guidance by captions or labels; 1 switches it off.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -34,18 +44,32 @@ class Guidance:
     weight: float = 0.0
     time: float | None = None
     steps: int | None = None
+    captions: float = 1.0
 
     def __post_init__(self):
-        refuse("guidance", self, {"weight": (None, None), "time": (0.0, 1.0), "steps": (1, None)})
+        refuse(
+            "guidance",
+            self,
+            {
+                "weight": (None, None),
+                "time": (0.0, 1.0),
+                "steps": (1, None),
+                "captions": (None, None),
+            },
+        )
 
     @property
     def active(self) -> bool:
-        """Whether any step is guided."""
+        """Whether any step is guided by its context."""
         return self.weight != 0.0
+
+    @property
+    def by_captions(self) -> bool:
+        """Whether any step is guided by captions."""
+        return self.captions != 1.0
 
     def evaluations(self, num_steps: int) -> int:
         """Returns the number of network evaluations of a window of `num_steps` steps."""
-        if not self.active:
-            return num_steps
         guided = num_steps if self.steps is None else min(self.steps, num_steps)
-        return num_steps + (EVALUATIONS - 1) * guided
+        more = (EVALUATIONS - 1) * self.active + self.by_captions
+        return num_steps + more * guided

@@ -76,6 +76,8 @@ class Proposer:
             proposal is the window itself with log-confidence -inf.
         frame_block: Number of frames whose logits exist at one time; it changes memory and speed,
             not the draw.
+        null_features: As `features`, of a network that is told nothing of the scenes; None where
+            there are no conditions to guide by.
     """
 
     features: Callable[[jax.Array, jax.Array], jax.Array]
@@ -85,6 +87,7 @@ class Proposer:
     guidance: Guidance = Guidance()
     first_frame: int = 0
     frame_block: int = 1
+    null_features: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
     def __call__(self, keys: jax.Array, x: jax.Array, step: Step) -> Proposal:
         """Proposes a value for every position.
@@ -100,32 +103,48 @@ class Proposer:
 
         Source: MaskFlow, arXiv 2502.11234, Algorithm 4.
         """
-        guidance = self.guidance
-        if not guidance.active:
-            return self._propose(keys, x, step, (self.view,))
-        partial = dataclasses.replace(self.view, context_time=guidance.time)
-        blank = dataclasses.replace(self.view, context_time=0.0)
-        views = (self.view, partial, blank)
-        if guidance.steps is None or guidance.steps >= step.num_steps:
+        guidance, views = self.guidance, (self.view,)
+        if guidance.active:
+            partial = dataclasses.replace(self.view, context_time=guidance.time)
+            views = (self.view, partial, dataclasses.replace(self.view, context_time=0.0))
+        if not (guidance.active or self._by_captions):
             return self._propose(keys, x, step, views)
+        if guidance.steps is None or guidance.steps >= step.num_steps:
+            return self._propose(keys, x, step, views, guided=True)
         return jax.lax.cond(
             step.index < guidance.steps,
-            lambda: self._propose(keys, x, step, views),
+            lambda: self._propose(keys, x, step, views, guided=True),
             lambda: self._propose(keys, x, step, (self.view,)),
         )
 
+    @property
+    def _by_captions(self) -> bool:
+        return self.guidance.by_captions and self.null_features is not None
+
     def _propose(
-        self, keys: jax.Array, x: jax.Array, step: Step, views: tuple[View, ...]
+        self,
+        keys: jax.Array,
+        x: jax.Array,
+        step: Step,
+        views: tuple[View, ...],
+        *,
+        guided: bool = False,
     ) -> Proposal:
-        """Draws from the logits of one view, or from the guided logits of three."""
+        """Draws from the logits of one view, or from guided logits of several."""
         # Drawn for all frames, so that `first_frame` and `frame_block` do not change any draw.
         uniform = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:]))(keys)
         view_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
         features = tuple(self.features(*view(view_keys, x, step)) for view in views)
+        by_captions = guided and self._by_captions
+        if by_captions:
+            features += (self.null_features(*self.view(view_keys, x, step)),)
 
         def propose_frame(inputs):
             features, uniform = inputs  # [B, N, D] each, [B, H, W]
             full, *others = (self.logits(a[:, None])[:, 0].astype(jnp.float32) for a in features)
+            if by_captions:
+                null = others.pop()
+                full = null + self.guidance.captions * (full - null)
             if others:
                 full = full + self.guidance.weight * (others[0] - others[1])
             return draw(uniform, full, self.decoding)

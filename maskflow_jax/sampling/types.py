@@ -21,6 +21,7 @@ import numpy as np
 
 from maskflow_jax.flow.schedules import Schedule
 from maskflow_jax.sampling.guidance import Guidance
+from maskflow_jax.scenes.conditions import Scenes
 
 
 class Proposal(NamedTuple):
@@ -72,11 +73,13 @@ class WindowTokens(NamedTuple):
         revealed: bool [B, T, H, W] or None. Tokens that an earlier window has revealed in frames
             that are not finished. They keep their values, but their frame counts as no cleaner than
             its time says.
+        scenes: Conditions of the frames; None for networks without.
     """
 
     tokens: jax.Array
     known: jax.Array
     revealed: jax.Array | None = None
+    scenes: Scenes | None = None
 
 
 Propose = Callable[[jax.Array, jax.Array, Step], Proposal]
@@ -98,18 +101,25 @@ class Network(Protocol):
         positions: np.ndarray | None = None,
         context: Any | None = None,
         num_wanted: int | None = None,
+        scenes: Scenes | None = None,
     ) -> jax.Array:
         """Maps tokens [B, T, H, W] at times [B, T] to features [B, T, N, D].
 
         `positions` [T] are the frame numbers, `context` comes from `context_cache`, and with
-        `num_wanted` the result covers only that many frames at the end.
+        `num_wanted` the result covers only that many frames at the end. `scenes` are the
+        conditions; a network without conditions is never given any.
         """
 
     def logits(self, features: jax.Array) -> jax.Array:
         """Maps features [B, t, N, D] of any frames to logits [B, t, H, W, K] in float32."""
 
     def context_cache(
-        self, tokens: jax.Array, times: jax.Array, *, positions: np.ndarray | None = None
+        self,
+        tokens: jax.Array,
+        times: jax.Array,
+        *,
+        positions: np.ndarray | None = None,
+        scenes: Scenes | None = None,
     ) -> Any:
         """Evaluates frames [B, m, H, W] to which later frames will attend."""
 

@@ -11,6 +11,7 @@ its number only.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -24,6 +25,7 @@ from maskflow_jax.sampling.proposal import Decoding, Proposer
 from maskflow_jax.sampling.types import Network, Sampler, WindowShape, WindowTokens
 from maskflow_jax.sampling.views import View
 from maskflow_jax.sampling.window import sample_window
+from maskflow_jax.scenes.conditions import Scenes, null, of_frames
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,24 +113,34 @@ class WindowSampler:
             keys,
             window,
             self.sampler.times(shape),
-            self._proposer(network, window.tokens, context_frames, backward),
+            self._proposer(network, window, context_frames, backward),
             self.sampler.step,
             mask_id=network.mask_id,
             schedule=self.schedule,
         )
 
     def _proposer(
-        self, network: Network, tokens: jax.Array, context_frames: int, backward: bool
+        self, network: Network, window: WindowTokens, context_frames: int, backward: bool
     ) -> Proposer:
         """The proposals of the network for this window."""
         cached = self.context_cache and context_frames > 0
         guidance = self.guidance
         if guidance.active and guidance.time is None:
             guidance = dataclasses.replace(guidance, time=self.sampler.guidance_time)
+        features = functools.partial(
+            window_features,
+            network,
+            window.tokens,
+            context_frames,
+            cached=cached,
+            backward=backward,
+        )
+        scenes, null_features = window.scenes, None
+        if scenes is not None and guidance.by_captions:
+            null_features = features(scenes=null(scenes))
         return Proposer(
-            features=window_features(
-                network, tokens, context_frames, cached=cached, backward=backward
-            ),
+            features=features(scenes=scenes),
+            null_features=null_features,
             logits=network.logits,
             view=View(
                 schedule=self.schedule,
@@ -150,6 +162,7 @@ def window_features(
     *,
     cached: bool = False,
     backward: bool = False,
+    scenes: Scenes | None = None,
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Returns the function that computes the features of a window's new frames.
 
@@ -159,23 +172,30 @@ def window_features(
         context_frames: Number of frames m at its start that are known and never change.
         cached: Whether the context is evaluated once, now.
         backward: Whether the first frame of the window is the last of the video.
+        scenes: Conditions of the window, or None.
 
     Returns:
         (x [B, k, H, W], t [B, k]) -> features [B, k - m, N, D].
     """
     num_frames = tokens.shape[1]
     positions = np.arange(num_frames)[::-1] if backward else np.arange(num_frames)
+    known, new = slice(context_frames), slice(context_frames, None)
+    # Networks without conditions need not know of them.
+    of_window, of_known, of_new = (
+        {} if scenes is None else {"scenes": of_frames(scenes, frames)}
+        for frames in (slice(None), known, new)
+    )
     if not cached:
         wanted = num_frames - context_frames if context_frames else None
-        return lambda x, t: network.features(x, t, positions=positions, num_wanted=wanted)
+        return lambda x, t: network.features(
+            x, t, positions=positions, num_wanted=wanted, **of_window
+        )
     context = network.context_cache(
-        tokens[:, :context_frames],
+        tokens[:, known],
         jnp.ones((tokens.shape[0], context_frames)),
-        positions=positions[:context_frames],
+        positions=positions[known],
+        **of_known,
     )
     return lambda x, t: network.features(
-        x[:, context_frames:],
-        t[:, context_frames:],
-        positions=positions[context_frames:],
-        context=context,
+        x[:, new], t[:, new], positions=positions[new], context=context, **of_new
     )
