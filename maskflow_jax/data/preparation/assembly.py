@@ -16,6 +16,7 @@ from absl import logging
 from tqdm import tqdm
 
 from maskflow_jax.data.dataset import Video, write_token_dataset
+from maskflow_jax.data.preparation.captions import scenes_in_frames
 from maskflow_jax.data.preparation.manifest import (
     FILTERED,
     MANIFEST,
@@ -125,6 +126,7 @@ def assemble(
     except ValueError as error:
         raise ValueError(f"{error}; {manifest} names all files") from error
     parts = _divide(written, splits, test_fraction)
+    with_scenes = _check_scenes(written, segment_frames)
     rule = {"test_fraction": test_fraction, "segment_frames": segment_frames}
     with _full_disk_explained(preparation.output):
         manifest = write_manifest(work.path / MANIFEST, records, listing)
@@ -135,6 +137,7 @@ def assemble(
             source=preparation.describe() | rule,
             overwrite=overwrite,
             attached=[manifest],
+            with_scenes=with_scenes,
         )
     return dataclasses.replace(
         summarise(records, listing, preparation.output / MANIFEST),
@@ -173,7 +176,30 @@ def _videos(
             opened, tokens = record, work.tokens(record)
         whole = cut.stop - cut.start == record["frames"]
         video_id = record["id"] if whole else f"{record['id']}#{cut.start:06d}"
-        yield video_id, tokens[cut], record["fps"]
+        scenes = [scenes_in_frames(record)] if "scenes" in record["labels"] else []
+        yield video_id, tokens[cut], record["fps"], *scenes
+
+
+def _check_scenes(records: Sequence[dict[str, Any]], segment_frames: int | None) -> bool:
+    """Whether the videos have scenes; ValueError if only some do, or theirs are wrong."""
+    without = [record["id"] for record in records if "scenes" not in record["labels"]]
+    if len(without) == len(records):
+        return False
+    problems = [f"no scenes of {some(without)}"] if without else []
+    if segment_frames is not None:
+        problems.append("segment_frames would cut scenes: leave it out")
+    for record in records:
+        try:
+            if "scenes" in record["labels"]:
+                scenes_in_frames(record)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError(
+            f"{len(problems)} of the videos' scenes are wrong: {some(problems)}; correct the "
+            "captions and start the same command again, the tokens are kept"
+        )
+    return True
 
 
 def _divide(

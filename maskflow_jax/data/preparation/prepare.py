@@ -24,6 +24,7 @@ from maskflow_jax.data.preparation.assembly import (
     collect_records,
     remove_work,
 )
+from maskflow_jax.data.preparation.captions import with_captions
 from maskflow_jax.data.preparation.estimates import Estimate, estimate
 from maskflow_jax.data.preparation.frame_transforms import FrameTransform
 from maskflow_jax.data.preparation.manifest import Summary, summarise, write_manifest
@@ -86,7 +87,8 @@ def prepare_dataset(
         raise ValueError(f"segment_frames is {segment}, below min_frames {least}: raise it")
     if settings.shard is not None:
         return _prepare_shard(preparation, encoder, parse_shard(settings.shard), settings.workers)
-    listing, work = list_items(preparation), preparation.work_directory()
+    listing = list_items(preparation, settings.captions)
+    work = preparation.work_directory()
     with work.locked("all"):
         if settings.merge:
             check_unchanged(listing, work)
@@ -187,11 +189,12 @@ def make_preparation(
     )
 
 
-def list_items(preparation: Preparation) -> Listing:
-    """Lists what the source holds.
+def list_items(preparation: Preparation, captions: str | None = None) -> Listing:
+    """Lists what the source holds, with the scenes in a file of captions if there is one.
 
     Raises:
-        ValueError: if that is nothing.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the source holds nothing, or the captions are wrong.
     """
     listing = preparation.source.listing()
     logging.info("%d items, %d other files", len(listing.items), len(listing.ignored))
@@ -201,7 +204,7 @@ def list_items(preparation: Preparation) -> Listing:
             f"the source has no videos, and {len(listing.ignored)} files that it does not take "
             f"({', '.join(sorted(reasons))}): check input and source"
         )
-    return listing
+    return with_captions(listing, captions) if captions else listing
 
 
 def _make_source(name: str, input: str | Path | None, settings: Mapping[str, Any]) -> Any:
@@ -261,7 +264,7 @@ def _copy_tokens(
     given = {name: value for name, value in frames.items() if value is not None}
     if others := sorted(given.keys() - {"min_frames"}):
         raise ValueError(f"the source holds tokens: {', '.join(others)} cannot change them")
-    for name in ("segment_frames", "shard", "merge", "beam"):
+    for name in ("segment_frames", "shard", "merge", "beam", "captions"):
         if getattr(settings, name):
             raise ValueError(f"the source holds tokens, which are copied at once: leave {name} out")
     rule = dict(source.DEFAULTS) | given

@@ -3,6 +3,7 @@
 import dataclasses
 
 _EXCLUSIVE = (("shard", "merge"), ("shard", "beam"), ("merge", "beam"), ("batch_size", "memory_gb"))
+_EXCLUSIVE += (("captions", "segment_frames"),)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,8 @@ class PreparationSettings:
         workers: Number of processes that decode; 0 decodes in a thread.
         shard: "i/n" to do part i of n of the videos, counted from 0, and make no dataset.
         merge: Whether to make the dataset of finished shards.
+        captions: Path of a file with the scenes of all videos and what is said of them
+            (`preparation.captions`).
         beam: Options of a Beam pipeline that does the work, as Beam takes them.
     """
 
@@ -37,6 +40,7 @@ class PreparationSettings:
     shard: str | None = None
     merge: bool = False
     beam: tuple[str, ...] | None = None
+    captions: str | None = None
 
     def __post_init__(self):
         """Raises ValueError for settings that exclude each other, or values out of range."""

@@ -60,6 +60,12 @@ def wall_rgb() -> np.ndarray:
     return np.array([_RGB[name] for name in WALL_COLOURS], np.uint8)
 
 
+def palette_of_walls() -> np.ndarray:
+    """All shades of every wall colour, bright to dark, uint8 [colours, shades, 3]."""
+    first = [_index(name, 0) for name in WALL_COLOURS]
+    return np.stack([palette()[index : index + _NUM_SHADES] for index in first])
+
+
 def colormap() -> bytes:
     """The COLORMAP lump: for each light level, the colour that stands for each colour."""
     colours = np.arange(256)

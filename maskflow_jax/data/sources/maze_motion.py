@@ -47,6 +47,7 @@ def make_walk(
     num_frames: int,
     frames_per_cell: int,
     frames_per_turn: int,
+    skipped: int | None = None,
 ) -> Walk:
     """Draws a random walk through a maze.
 
@@ -56,6 +57,7 @@ def make_walk(
         num_frames: Number of frames F.
         frames_per_cell: Steps in which a block is crossed on a straight line.
         frames_per_turn: Steps in which a quarter circle is made.
+        skipped: Number of frames left out at the start, in a room; None for a random number.
 
     Returns:
         The walk, which begins at a random place and phase.
@@ -64,12 +66,13 @@ def make_walk(
     rooms = rooms[np.all(rooms % 2 == 1, axis=1)]
     block = rooms[rng.integers(len(rooms))]
     direction = (int(rng.choice(maze.exits(tuple(block)))) + 2) % 4
-    skipped = int(rng.integers(frames_per_cell + frames_per_turn))
+    if skipped is None:
+        skipped = int(rng.integers(frames_per_cell + frames_per_turn))
     segments, length = [], 0
     while length < skipped + num_frames:
         motion = _choose_motion(maze, rng, block, direction)
         steps = frames_per_cell if motion == _STRAIGHT else frames_per_turn
-        segments.append(_segment(block, direction, motion, steps))
+        segments.append(block_poses(block, direction, motion, steps))
         direction = (direction + (0, 1, 3)[motion]) % 4
         block = block + STEPS[direction]
         length += steps
@@ -90,8 +93,15 @@ def _choose_motion(
     return {0: _STRAIGHT, 1: _LEFT, 3: _RIGHT}[(int(rng.choice(exits)) - direction) % 4]
 
 
-def _segment(block: np.ndarray, direction: int, motion: int, steps: int) -> np.ndarray:
-    """The frames of one block as rows (x, y, heading, motion), float [steps, 4]."""
+def block_poses(block: np.ndarray, direction: int, motion: int, steps: int) -> np.ndarray:
+    """The frames of one block as rows (x, y, heading, motion), float [steps, 4].
+
+    Args:
+        block: The block.
+        direction: Direction in which it is entered, an index into `STEPS`.
+        motion: Index into `MOTIONS`.
+        steps: Number of frames.
+    """
     ahead = STEPS[direction]
     entry = CELL * (block + 0.5) - ahead * CELL / 2
     share = np.arange(steps)[:, None] / steps

@@ -17,6 +17,7 @@ SOURCES = {
     "tfds": ("tfds", "TFDSVideos"),
     "hdf5_tokens": ("hdf5_tokens", "HDF5Tokens"),
     "maze": ("maze", "Mazes"),
+    "maze_scenes": ("maze_scenes", "MazeScenes"),
     "my_way_home": ("my_way_home", "MyWayHome"),
 }
 _TRUTH = {"true": True, "false": False}
