@@ -16,6 +16,7 @@ The folders, from the method outwards:
     models/        Latte, a video transformer
     sampling/      the sampling loop, the samplers, long rollouts, tasks
     tokenizers/    frames to tokens and back
+    scenes/        scenes with captions or labels, which a network may be conditioned on
     data/          datasets of tokens, and how they are made from videos
     training/      the train step, the loop, checkpoints
     evaluation/    FVD, bits per token, drift, receipts

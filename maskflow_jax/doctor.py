@@ -34,6 +34,7 @@ OPTIONAL = {
     "vizdoom": "maze",
     "tensorflow": "tensorboard",
     "torch": "torch",
+    "transformers": "text",
     "h5py": "hdf5",
     "skimage": "report",
     "matplotlib": "report",

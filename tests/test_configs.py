@@ -14,7 +14,10 @@ from tiny import TOKENIZER, quick_compilation, random_params
 from maskflow_jax.config import OptimizerConfig
 from maskflow_jax.config_files import read_config
 from maskflow_jax.data.dataset import write_token_dataset
+from maskflow_jax.data.preparation.prepare import prepare_dataset
+from maskflow_jax.generation import scene_measures
 from maskflow_jax.generation.previews import previews
+from maskflow_jax.generator import VideoGenerator
 from maskflow_jax.sampling.samplers import FM, MGM
 from maskflow_jax.tokenizers.tokenizer import Tokenizer, save_tokenizer
 from maskflow_jax.tokenizers.vqgan import VQGAN, VQGANConfig
@@ -140,7 +143,9 @@ CONFIGS = {
     "dmlab": PAPER,
     "faceforensics": PAPER,
     "maze": [*PAPER, "demo", "demo_smoke"],
+    "maze_scenes": [*PAPER, "unrelated", "labels", "all_captions", "no_context"],
     "own_videos": PAPER,
+    "scenes_videos": [*PAPER, "unrelated"],
 }
 
 
@@ -171,3 +176,53 @@ def test_a_config_names_its_arguments(name):
 def test_config_files_stay_short(name):
     """They say what differs from the defaults."""
     assert len((Path(__file__).parents[1] / f"configs/{name}.py").read_text().splitlines()) < 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "setting", "value"),
+    [
+        ("unrelated", ("windows", "unrelated"), ("context_probability", 0.0)),
+        ("labels", ("condition", "labels"), ("context_probability", 0.5)),
+        ("all_captions", ("scope", "all"), ("context_probability", 0.5)),
+        ("no_context", ("context_probability", 0.0), ("windows", "consecutive")),
+    ],
+)
+def test_ablations_of_scenes_change_one_thing_each(arguments, setting, value):
+    plain, changed = (get_config("maze_scenes", each).to_dict() for each in ("", arguments))
+    for name, expected in (setting, value):
+        assert changed["scenes"][name] == expected
+        changed["scenes"][name] = plain["scenes"][name]
+    assert changed == plain
+
+
+def test_windows_of_scenes_are_whole_scenes():
+    maze, videos = (read_config(get_config(name)) for name in ("maze_scenes", "scenes_videos"))
+    assert (videos.data.clip_frames, videos.scenes.num_scenes) == (48, 3)
+    assert (maze.data.clip_frames, maze.scenes.num_scenes) == (18, 3)
+    for config in (maze, videos):
+        assert config.sampling.context_frames * 3 == config.data.clip_frames * 2
+        assert config.scenes.drop_probability == 0.1 and config.scenes.context_probability == 0.5
+
+
+def test_a_smoke_run_of_mazes_in_scenes(tmp_path):
+    pytest.importorskip("vizdoom")
+    source = {"train_videos": 8, "test_videos": 2, "num_scenes": 3}
+    prepare_dataset(
+        source="maze_scenes", output=tmp_path / "data", tokenizer="maze", source_settings=source
+    )
+    settings = get_config("maze_scenes", "smoke")
+    settings.data.directory = str(tmp_path / "data")
+    settings.run.num_steps = 2
+    with quick_compilation():
+        assert train(settings, tmp_path / "run", [previews])
+        generator = VideoGenerator.load(tmp_path / "run")
+        captions = [[s.caption for s in video["scenes"]] for video in generator._videos("test")]
+        captions = [[*row, row[0]] for row in captions]
+        found = scene_measures.measure_model(
+            generator, captions, expanded=True, options={"guidance": 2.0}
+        )
+    assert found["nfe"] == 2 * 2 * 2 and found["videos"] == 2
+    assert 0 <= found["semantic"] <= found["colours"] <= 100
+    videos = generator._videos("test")
+    real = scene_measures.measure_real(videos, generator.tokenizer, 2, 3)
+    assert real["semantic"] == real["visual"] == 100

@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec as P
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
 
-TABLES = r"token_embedding/embedding$"
+TABLES = r"(token|label|word)_embedding/embedding$"
 # Leaves of `blocks` have the stacked layers as their first dimension.
 RULES: tuple[tuple[str, P], ...] = (
     (r"blocks/.*/(qkv|kv|fc1)/kernel$", P(None, "fsdp", "tensor")),

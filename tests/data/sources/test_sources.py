@@ -19,7 +19,7 @@ from maskflow_jax.data.sources.maze import MazeSettings, maze_videos
 from maskflow_jax.data.sources.registry import make_source
 
 # The sources that read a folder of files.
-NO_FOLDERS = ("tfds", "hdf5_tokens", "maze", "my_way_home")
+NO_FOLDERS = ("tfds", "hdf5_tokens", "maze", "maze_scenes", "my_way_home")
 FOLDERS = [name for name in registry.SOURCES if name not in NO_FOLDERS]
 
 
