@@ -1,8 +1,16 @@
 """What several test files share."""
 
+import os
+
 import jax
 import pytest
 import tiny
+
+# Tests spend most of their time in the compiler; programs that tests start read the variable.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+jax.config.update(
+    "jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+)
 
 CACHE = {
     "jax_persistent_cache_min_compile_time_secs": 0,

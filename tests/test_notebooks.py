@@ -24,7 +24,6 @@ def test_a_notebook_runs_in_its_fast_form(path, tmp_path, monkeypatch):
     assert "FAST = False" in parameters.source
     parameters.source = parameters.source.replace("FAST = False", "FAST = True")
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiles in half the time
     resources = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=300, resources=resources).execute()
 

@@ -10,6 +10,7 @@ bfloat16 arrays in float32. So the bytes are upper bounds.
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -161,17 +162,24 @@ def predict(counted: Count, hardware: Hardware) -> Prediction:
         hardware: The devices.
 
     Returns:
-        The prediction; groups that span nodes send over the slow links.
+        The prediction; groups that span nodes also send over the slow links, of
+        which every device of a node has one.
     """
-    send = sum(
-        transfer.bytes / (hardware.fast if transfer.span <= hardware.node else hardware.slow)
-        for transfer in counted.transfers
-    )
+    send = sum(_seconds(transfer, hardware) for transfer in counted.transfers)
     return Prediction(
         compute=counted.flops / (hardware.flops * EFFICIENCY),
         send=send,
         fits=counted.bytes <= hardware.memory,
     )
+
+
+def _seconds(transfer: Transfer, hardware: Hardware) -> float:
+    within = transfer.bytes / hardware.fast
+    if transfer.span <= hardware.node:
+        return within
+    # The members of a group on one node share what the group sends to other nodes.
+    members = max(1, hardware.node * transfer.group // transfer.span)
+    return max(within, transfer.bytes / members / hardware.slow)
 
 
 def parse_mesh(text: str) -> tuple[int, int, int]:
@@ -242,8 +250,10 @@ def table(counts: Iterable[Count], names: Iterable[str] = tuple(HARDWARE)) -> st
 
 
 def write(counts: Iterable[Count], out: Path) -> None:
-    """Writes OUT/scaling.md and the plot OUT/scaling.png."""
+    """Writes the counts as OUT/scaling.json, the table scaling.md and the plot scaling.png."""
     counts = list(counts)
     out.mkdir(parents=True, exist_ok=True)
+    rows = [dataclasses.asdict(counted) for counted in counts]
+    write_text(out / "scaling.json", json.dumps(rows, indent=1) + "\n")
     write_text(out / "scaling.md", table(counts))
     plot(counts, out / "scaling.png")

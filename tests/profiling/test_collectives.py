@@ -85,8 +85,11 @@ def test_a_prediction_is_its_definition():
     found = predict(COUNT, DEVICE)
     assert (found.compute, found.send, found.fits) == (1.0, 1.0, True)
     assert found.efficiency == (0.5, 1.0)
-    # Groups that are larger than a node send over the slow links.
-    assert predict(COUNT, dataclasses.replace(DEVICE, node=4)).send == 7 + 1 / 8
+    # A group of two nodes: four members share what goes from node to node.
+    assert predict(COUNT, dataclasses.replace(DEVICE, node=4)).send == 7 / 4 + 1 / 8
+    # One member on every node has to send all of it.
+    apart = (dataclasses.replace(COUNT.transfers[0], group=2, span=9),)
+    assert predict(dataclasses.replace(COUNT, transfers=apart), DEVICE).send == 7
 
 
 def test_the_table_has_a_row_per_mesh_and_says_what_does_not_fit():
