@@ -1,8 +1,8 @@
 """What a model has to beat: two predictors of tokens that need no network.
 
 `unigram` knows how often each token occurs. `copy` also knows the previous frame: with probability
-a the token stays what it was, otherwise it is drawn from the unigram law; a is fitted to training
-videos. Both are proper distributions, so their cross-entropy compares with a model's in nats.
+a the token stays what it was, otherwise it is drawn from the unigram distribution; a is fitted to
+training videos. Both are proper distributions, so their cross-entropy compares with a model's in nats.
 """
 
 import dataclasses
@@ -57,12 +57,12 @@ def fit(videos: Iterable[np.ndarray], codebook_size: int) -> Baselines:
 
 
 def measure(baselines: Baselines, clips: np.ndarray) -> dict[str, float]:
-    """Cross-entropy and accuracy on held-out clips.
+    """Cross-entropy and accuracy on validation clips.
 
     Args:
         baselines: fitted on other videos.
         clips: tokens int [B, T, h, w]. A clip's first frame has none before it, so `copy` falls
-            back on the unigram law there.
+            back on the unigram distribution there.
 
     Returns:
         `unigram_cross_entropy`, `copy_cross_entropy` in nats per token, `unigram_accuracy`,

@@ -1,14 +1,15 @@
 """How far generated tokens are from real ones, without a decoder or a pretrained network.
 
-The distance is total variation, half the sum of |p - q|: 0 for equal laws, 1 for disjoint ones.
+The distance is total variation, half the sum of |p - q|: 0 for equal distributions and 1 for
+disjoint ones.
 
     unigram     which tokens occur
     spatial     which tokens occur beside and below each other
     temporal    which tokens follow each other in time, at one place
 
 Pairs of K codes are too many to count (a million for 1,024), so pairs are counted over groups of
-similar codes, the clusters of the codebook's vectors. A finite sample differs from its own law:
-compare a sampler's figures with those of as many real frames, never with 0.
+similar codes, the clusters of the codebook's vectors. A finite sample differs from its own
+distribution: compare a sampler's figures with those of as many real frames, never with 0.
 """
 
 import dataclasses

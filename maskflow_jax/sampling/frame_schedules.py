@@ -102,7 +102,7 @@ def between(start: np.ndarray, end: np.ndarray, num_steps: int) -> np.ndarray:
 def matched(fractions: np.ndarray, num_frames: int, schedule: Schedule) -> np.ndarray:
     """Every frame is at the time at which training would have revealed as much as is revealed.
 
-    A rule that reveals by count (`mgm`) does not follow kappa. Its network still has to be told a
+    A rule that reveals by count (`mgm`) does not follow kappa. Its network still needs a
     time, and the one it was trained to connect with a fraction f of clean tokens is kappa^-1(f).
 
     Args:

@@ -76,7 +76,7 @@ class Proposer:
             proposal is the window itself with log-confidence -inf.
         frame_block: Number of frames whose logits exist at one time; it changes memory and speed,
             not the draw.
-        null_features: As `features`, of a network that is told nothing of the scenes; None where
+        null_features: As `features`, of the network without the captions of the scenes; None where
             there are no conditions to guide by.
     """
 
