@@ -2,7 +2,8 @@
 
 `unigram` knows how often each token occurs. `copy` also knows the previous frame: with probability
 a the token stays what it was, otherwise it is drawn from the unigram distribution; a is fitted to
-training videos. Both are proper distributions, so their cross-entropy compares with a model's in nats.
+training videos. Both are proper distributions, so their cross-entropy compares with a model's in
+nats.
 """
 
 import dataclasses
