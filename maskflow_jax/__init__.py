@@ -46,6 +46,7 @@ _NAMES = {
     "VideoGenerator": "generator",
     "Videos": "generation.videos",
     "default_config": "config_files",
+    "estimate_dataset": "data.preparation.prepare",
     "evaluate": "evaluator",
     "PreparationSettings": "data.preparation.settings",
     "prepare_dataset": "data.preparation.prepare",
