@@ -6,6 +6,8 @@
 #       python -m launch.train --config=configs/faceforensics.py --workdir=runs/ff
 #   sbatch --nodes=2 --gpus-per-node=8 launch/slurm.sh \
 #       python -m launch.sample --workdir=runs/ff --length=160 --num_videos=2048
+#   sbatch --array=0-7 --gpus-per-node=1 launch/slurm.sh \
+#       python -m launch.jobs --workdir=runs/ff --jobs=jobs.jsonl --out=samples/jobs
 #
 # Submit it from the folder of the checkout, on a disk that all nodes share. Options of sbatch on
 # the command line replace the #SBATCH lines below; partition and account are the cluster's.
@@ -17,8 +19,10 @@
 #   (--signal). The script passes it on to all processes, launch.train saves and exits with code 143
 #   ("run me again"), and the job is put back in the queue under its own number; it goes on from
 #   that checkpoint. Raise the 120 s if a checkpoint takes longer to write.
-# - launch.sample has nothing to save: at TERM it ends, complete samples stay, and the job is put
-#   back in the queue likewise.
+# - launch.sample and launch.jobs have nothing to save: at TERM they end, complete samples and
+#   windows stay, and the job is put back in the queue likewise.
+# - The tasks of an array (--array=0-7) are jobs of their own. launch.jobs divides the samples among
+#   them; the one that finishes last writes the manifest.
 # - Any other failure ends the job. Its log says why, as does the log of process 0.
 #
 # ENV=/path/to/venv names a virtual environment to activate; MAX_RESTARTS (50) ends a job that is

@@ -6,6 +6,8 @@
 #   launch/tpu_vm.sh install                          # copies this checkout, installs jax for TPU
 #   launch/tpu_vm.sh run python -m launch.train --config=configs/faceforensics.py \
 #       --workdir=/mnt/shared/runs/ff --config.data.directory=/mnt/shared/data/faceforensics
+#   launch/tpu_vm.sh run python -m launch.jobs --workdir=/mnt/shared/runs/ff \
+#       --jobs=/mnt/shared/jobs.jsonl --out=/mnt/shared/samples   # divided among the hosts
 #   launch/tpu_vm.sh log                              # the last lines of every host
 #   launch/tpu_vm.sh stop                             # TERM: launch.train saves and ends
 #

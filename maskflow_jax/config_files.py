@@ -228,6 +228,26 @@ def change_sampling(sampling: SamplingConfig, changes: Iterable[str]) -> Samplin
     return read_settings(SamplingConfig, values, section="sampling", readers=readers)
 
 
+def replace_sampling(sampling: SamplingConfig, changes: Mapping[str, Any]) -> SamplingConfig:
+    """Changes settings of the section `sampling` by nested values, as JSON files do.
+
+    Args:
+        sampling: The settings.
+        changes: Values by name, such as `{"stride": 1, "decoding": {"top_k": 10}}`; what is left
+            out stays. A sampler with a name starts from its own defaults.
+
+    Raises:
+        SettingsError: if a setting is unknown or out of range.
+    """
+    values = to_dict(sampling)
+    for name, value in changes.items():
+        partly = isinstance(value, Mapping) and isinstance(values.get(name), dict)
+        partly = partly and not (name == "sampler" and "name" in value)
+        values[name] = {**values[name], **value} if partly else value
+    readers = {Sampler: read_sampler}
+    return read_settings(SamplingConfig, values, section="sampling", readers=readers)
+
+
 def _literal(text: str) -> Any:
     """A number, True, False or None as Python writes them; anything else is a word."""
     try:

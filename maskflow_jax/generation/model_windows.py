@@ -52,8 +52,8 @@ class ModelWindows:
         generation: Generation,
         real: np.ndarray,
         *,
-        seed: int,
-        first_sample: int = 0,
+        seed: int | np.ndarray,
+        first_sample: int | np.ndarray = 0,
         finished: list[np.ndarray] | None = None,
     ) -> Iterator[np.ndarray]:
         """Samples the windows of a planned generation; `generate` is the usual way.
@@ -61,8 +61,9 @@ class ModelWindows:
         Args:
             generation: The plan, from `plan`.
             real: Real tokens that the task takes, int32 [B, source_frames, h, w].
-            seed: Seed of all videos.
-            first_sample: Number i of the first video of this batch.
+            seed: Seed of all videos, or of each, [B].
+            first_sample: Number i of the first video of this batch, or of each, [B]; then captions
+                are by the place in the batch.
             finished: Windows that were sampled before, which are not sampled again; new windows
                 are appended to it, int32 [B, k, h, w] each.
 
@@ -72,8 +73,8 @@ class ModelWindows:
         context, given = generation.task.inputs(real)
         scenes, texts = None, generation.texts_in_order
         if texts is not None:
-            samples = range(first_sample, first_sample + len(real))
-            scenes = SceneTrack(texts, self.encoder, generation.plan, samples)
+            rows = _rows_of_captions(first_sample, len(real))
+            scenes = SceneTrack(texts, self.encoder, generation.plan, rows)
         chunks = (
             self._program(generation)
             .conditioned(scenes)
@@ -129,7 +130,7 @@ class ModelWindows:
         real: np.ndarray,
         chunks: list[np.ndarray],
         *,
-        first_sample: int = 0,
+        first_sample: int | np.ndarray = 0,
     ) -> Videos:
         """Puts the chunks of `sample_windows` together.
 
@@ -137,14 +138,14 @@ class ModelWindows:
             generation: The plan.
             real: Real tokens that the task took.
             chunks: New tokens of all windows.
-            first_sample: Number of the first video, whose captions it has.
+            first_sample: As for `sample_windows`.
 
         Returns:
             The videos.
         """
         task, texts = generation.task, generation.texts
         if texts is not None:
-            texts = texts.of_videos(range(first_sample, first_sample + len(real)))
+            texts = texts.of_videos(_rows_of_captions(first_sample, len(real)))
         tokens = np.concatenate([task.inputs(real)[0], *chunks], axis=1)
         return Videos(
             tokens=task.finish(tokens).astype(np.int32),
@@ -187,3 +188,9 @@ class ModelWindows:
         if len(shape) == 4 and shape[2:] == tuple(self.model.config.tokenizer.grid):
             return {"known_frames": min(shape[1], frames), **options}
         return options
+
+
+def _rows_of_captions(first_sample: int | np.ndarray, count: int) -> range:
+    """Which rows of captions the videos of a batch have."""
+    start = 0 if np.ndim(first_sample) else first_sample
+    return range(start, start + count)

@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh
 from tqdm import tqdm
 
 from maskflow_jax.config_files import to_dict
+from maskflow_jax.generation.request import Generation
 from maskflow_jax.generation.videos import Videos
 from maskflow_jax.generator import VideoGenerator
 from maskflow_jax.io.files import write_text, write_with
@@ -76,14 +77,14 @@ class SampleFolder:
         self._contexts, self._seed = np.asarray(contexts), seed
         self._request = {"length": length, "task": task, **(options or {})}
         self._plan = generator.plan(**self._request)
-        settings = json.loads(json.dumps(self._settings()))
+        settings = self._settings()
         # All look before the first writes: the same error then ends all of them.
-        _check_settings(self._out, settings)
-        _wait_for_all("sample folder checked")
+        check_settings(self._out, settings)
+        wait_for_all("sample folder checked")
         if jax.process_index() == 0:
             self._out.mkdir(parents=True, exist_ok=True)
             write_text(self._out / SETTINGS, json.dumps(settings, indent=2) + "\n")
-        _wait_for_all("sample folder claimed")
+        wait_for_all("sample folder claimed")
 
     def complete(self, batch_size: int, *, gif: bool | None = None, pixels: bool = True) -> int:
         """Makes what is missing of this process's share, and waits until all have done so.
@@ -110,7 +111,7 @@ class SampleFolder:
                 videos[number - block.start].save(self._out, first=number, gif=gif, pixels=pixels)
             written += len(missing)
             self._unfinished(block).unlink(missing_ok=True)
-        _wait_for_all("samples written")
+        wait_for_all("samples written")
         names = [self._out / f"sample_{number:05d}.npz" for number in range(count)]
         if absent := [path.name for path in names if not path.is_file()]:
             raise RuntimeError(
@@ -121,57 +122,115 @@ class SampleFolder:
 
     def _sample(self, block: range, size: int) -> Videos:
         """Samples a block, going on from the windows that a killed job has left."""
-        generator, plan = self._generator, self._plan
-        real = _fill(self._contexts, block, size)
-        path, windows = self._unfinished(block), []
-        if path.is_file():
-            with np.load(path) as arrays:
-                windows = [arrays[name] for name in sorted(arrays)]
-        chunks = generator.sample_windows(
-            plan, real, seed=self._seed, first_sample=block.start, finished=windows
+        return sample_resumably(
+            self._generator,
+            self._plan,
+            _fill(self._contexts, block, size),
+            self._unfinished(block),
+            seed=self._seed,
+            first_sample=block.start,
+            title=f"videos from {block.start}",
         )
-        tokens, total = [], len(plan.plan.windows)
-        for chunk in tqdm(chunks, f"videos from {block.start}", total=total):
-            tokens.append(chunk)
-            if len(windows) == len(tokens) < total:
-                _save_windows(path, windows)
-        return generator.finish(plan, real, tokens, first_sample=block.start)
 
     def _unfinished(self, block: range) -> Path:
         return self._out / f"unfinished_{block.start:05d}.npz"
 
-    def _digest(self, number: int) -> str:
-        """What is given of a video: its context, and the captions of its scenes."""
-        context, texts = self._contexts[number], self._plan.texts
-        if texts is None:
-            return digest(context)
-        texts = texts.of_video(number)
-        said = np.frombuffer(json.dumps(texts.captions).encode(), np.uint8)
-        return digest({"context": context, "captions": said, "scene_id": texts.scene_id})
-
     def _settings(self) -> dict[str, Any]:
         """All that decides what the samples are; not how they are divided."""
-        options = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in self._request.items()
-            if name in ("length", "task", "box", "frames_per_scene")
-        }
-        if "known" in self._request:
-            options["known"] = digest(np.asarray(self._request["known"], bool))
-        return {
-            **options,
-            "sampling": {
-                name: value
-                for name, value in to_dict(self._plan.sampling).items()
-                if name != "frame_block"
-            },
-            "seed": self._seed,
-            "contexts": [self._digest(number) for number in range(len(self._contexts))],
-            "weights": digest(self._generator.model.params),
-            "step": self._generator.model.step,
-            "tokenizer": self._generator.tokenizer.identity["sha256"],
-            "num_videos": len(self._contexts),
-        }
+        return describe_samples(
+            self._plan, self._request, self._contexts, self._seed, describe_model(self._generator)
+        )
+
+
+def describe_model(generator: VideoGenerator) -> dict[str, Any]:
+    """What decides samples of a model beside their settings: its weights and its tokenizer."""
+    return {
+        "weights": digest(generator.model.params),
+        "step": generator.model.step,
+        "tokenizer": generator.tokenizer.identity["sha256"],
+    }
+
+
+def describe_samples(
+    plan: Generation,
+    request: Mapping[str, Any],
+    contexts: np.ndarray,
+    seed: int,
+    model: Mapping[str, Any],
+) -> dict[str, Any]:
+    """All that decides what the samples of a folder are, as `settings.json` holds it.
+
+    Args:
+        plan: The plan of the samples.
+        request: Length, task and options that it was made from.
+        contexts: Real tokens, [N, F, h, w]; N is the number of samples.
+        seed: Seed of all samples.
+        model: What `describe_model` returned.
+    """
+    options = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in request.items()
+        if name in ("length", "task", "box", "frames_per_scene")
+    }
+    if "known" in request:
+        options["known"] = digest(np.asarray(request["known"], bool))
+    sampling = to_dict(plan.sampling)
+    settings = {
+        **options,
+        "sampling": {name: value for name, value in sampling.items() if name != "frame_block"},
+        "seed": seed,
+        "contexts": [_digest_given(plan, contexts[i], i) for i in range(len(contexts))],
+        **model,
+        "num_videos": len(contexts),
+    }
+    return json.loads(json.dumps(settings))
+
+
+def _digest_given(plan: Generation, context: np.ndarray, number: int) -> str:
+    """What is given of a video: its context, and the captions of its scenes."""
+    if plan.texts is None:
+        return digest(context)
+    texts = plan.texts.of_video(number)
+    said = np.frombuffer(json.dumps(texts.captions).encode(), np.uint8)
+    return digest({"context": context, "captions": said, "scene_id": texts.scene_id})
+
+
+def sample_resumably(
+    generator: VideoGenerator,
+    plan: Generation,
+    real: np.ndarray,
+    path: Path,
+    *,
+    seed: int | np.ndarray,
+    first_sample: int | np.ndarray = 0,
+    title: str = "",
+) -> Videos:
+    """Samples a batch, keeping its windows in a file, and going on from those that are there.
+
+    Args:
+        generator: The generator.
+        plan: The plan.
+        real: Real tokens that the task takes, int32 [B, F, h, w].
+        path: File of the finished windows; the caller removes it when the samples are stored.
+        seed: Seed of all samples, or of each, [B].
+        first_sample: Number of the first sample, or of each, [B].
+        title: Text of the progress bar.
+
+    Returns:
+        The videos.
+    """
+    windows = []
+    if path.is_file():
+        with np.load(path) as arrays:
+            windows = [arrays[name] for name in sorted(arrays)]
+    numbers = {"first_sample": first_sample}
+    chunks = generator.sample_windows(plan, real, seed=seed, finished=windows, **numbers)
+    tokens, total = [], len(plan.plan.windows)
+    for chunk in tqdm(chunks, title, total=total):
+        tokens.append(chunk)
+        if len(windows) == len(tokens) < total:
+            _save_windows(path, windows)
+    return generator.finish(plan, real, tokens, **numbers)
 
 
 def _save_windows(path: Path, windows: list[np.ndarray]) -> None:
@@ -209,7 +268,7 @@ def _fill(contexts: np.ndarray, block: range, size: int) -> np.ndarray:
     return contexts[np.minimum(np.arange(block.start, block.start + size), block.stop - 1)]
 
 
-def _check_settings(out: Path, settings: Mapping[str, Any]) -> None:
+def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
     """Raises FileExistsError unless a folder is free or holds samples of the same settings."""
     if not any(out.glob("sample_*.npz")) and not any(out.glob("unfinished_*.npz")):
         return
@@ -245,6 +304,7 @@ def _named(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _wait_for_all(name: str) -> None:
+def wait_for_all(name: str) -> None:
+    """Waits until all processes have come to a place of this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Callable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
@@ -99,9 +100,9 @@ class WindowProgram:
         context: np.ndarray,
         plan: Plan,
         *,
-        seed: int,
+        seed: int | np.ndarray,
         given: WindowTokens | None = None,
-        first_sample: int = 0,
+        first_sample: int | np.ndarray = 0,
         finished: list[np.ndarray] | None = None,
     ) -> Iterator[np.ndarray]:
         """Continues a batch of videos chunk by chunk.
@@ -113,9 +114,9 @@ class WindowProgram:
             params: Parameters of the network.
             context: Known tokens, int [B, known_at_start, H, W].
             plan: The windows.
-            seed: Seed of all samples.
+            seed: Seed of all samples, or of each, [B].
             given: Further known tokens of the whole video; see `rollout`.
-            first_sample: Number i of the first sample of this batch.
+            first_sample: Number i of the first sample of this batch, or of each, [B].
             finished: Windows that were sampled before, int32 [B, k, H, W] each; they are not
                 sampled again, and new windows are appended.
 
@@ -123,8 +124,7 @@ class WindowProgram:
             The new frames of every window, int32 [B, h, H, W].
         """
         before = len(finished or ())
-        numbers = np.arange(first_sample, first_sample + len(context))
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), numbers)
+        keys = _sample_keys(seed, first_sample, len(context))
         done = plan.known_at_start
 
         def sample_chunk(index, tokens, known, window):
@@ -162,6 +162,17 @@ class WindowProgram:
                 mapped = sharding.map_samples(mesh, sample)
                 self._compiled[kind] = jax.jit(mapped, out_shardings=sharding.split_batch(mesh))
         return self._compiled[kind]
+
+
+def _sample_keys(seed: int | np.ndarray, first_sample: int | np.ndarray, count: int) -> jax.Array:
+    """The typed key of each sample, [B], folded from its seed and its number."""
+    numbers = np.asarray(first_sample)
+    if not numbers.ndim:
+        numbers = numbers + np.arange(count)
+    if not np.ndim(seed):
+        return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), numbers)
+    roots = jnp.stack([jax.random.key(int(each)) for each in seed])
+    return jax.vmap(jax.random.fold_in)(roots, numbers)
 
 
 def _to_host(tokens: jax.Array) -> np.ndarray:
