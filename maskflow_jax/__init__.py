@@ -20,7 +20,8 @@ The folders, from the method outwards:
     data/          datasets of tokens, and how they are made from videos
     training/      the train step, the loop, checkpoints
     evaluation/    FVD, bits per token, drift, receipts
-    generation/    trained models, contexts, generated videos
+    generation/    trained models, contexts, generated videos, jobs
+    pages/         a page to look at a run or at samples
     parallel/, io/, profiling/
 
 The public names below are imported when they are first used.
@@ -55,6 +56,7 @@ _NAMES = {
     "train": "training.trainer",
     "verify_receipt": "evaluator",
     "write_drift_report": "generation.drift_report",
+    "write_report": "pages.page",
 }
 
 __all__ = [*sorted(_NAMES), "__version__"]

@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "tokenizer_trainer": ALL,
     "evaluator": ALL,
     "results": ALL | {"evaluator"},
+    "pages": ALL,
 }
 # These take models apart and put them together (graphdef, merge); they never define one.
 MAY_USE_NNX = {"models", "tokenizers", "evaluation", "training", "generation", "profiling"}

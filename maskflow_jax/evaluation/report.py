@@ -5,12 +5,13 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any
 
 from maskflow_jax.evaluation.drift import Row
 from maskflow_jax.evaluation.receipts import read_receipt
 from maskflow_jax.io.files import write_text, write_with
+from maskflow_jax.io.plots import import_figure
 
 Point = tuple[int, float, float]
 """Number of a window, mean, standard deviation."""
@@ -86,16 +87,21 @@ def as_markdown(receipts: Mapping[str, Mapping[str, Any]], metrics: Sequence[str
         metrics: Names of the metrics to show, in this order; by default all but those of single
             windows, times and frames.
     """
-    known = dict.fromkeys(name for receipt in receipts.values() for name in receipt["metrics"])
-    names = list(metrics) or [name for name in known if not _PARTS.search(name)]
+    names = list(metrics) or whole_metrics(receipts)
     lines = ["| | " + " | ".join(receipts) + " | real against real |"]
     lines.append("|---" * (len(receipts) + 2) + "|")
     for name in names:
         found = [receipt["metrics"].get(name) for receipt in receipts.values()]
         floors = [metric["floor"] for metric in found if metric and "floor" in metric]
-        cells = [*map(_cell, found), f"{floors[0]:.4g}" if floors else ""]
+        cells = [*map(as_cell, found), f"{floors[0]:.4g}" if floors else ""]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _legend(receipts)]) + "\n"
+
+
+def whole_metrics(receipts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of the metrics of receipts but those of single windows, times and frames."""
+    known = dict.fromkeys(name for receipt in receipts.values() for name in receipt["metrics"])
+    return [name for name in known if not _PARTS.search(name)]
 
 
 def _legend(receipts: Mapping[str, Mapping[str, Any]]) -> str:
@@ -111,7 +117,8 @@ def _legend(receipts: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(said)
 
 
-def _cell(metric: Mapping[str, Any] | None) -> str:
+def as_cell(metric: Mapping[str, Any] | None) -> str:
+    """A metric as text, with its standard deviation; nothing for None."""
     if metric is None:
         return ""
     spread = "" if metric["std"] is None else f" ± {metric['std']:.2g}"
@@ -229,15 +236,3 @@ def _draw(
     if any(curves):
         axes[0].legend(fontsize=8)
     write_with(path, lambda part: figure.savefig(part, format="png", dpi=110))
-
-
-def import_figure() -> ModuleType:
-    """Returns matplotlib's module of figures; ImportError with the fix where it is missing."""
-    try:
-        from matplotlib import figure
-    except ImportError as error:
-        raise ImportError(
-            "curves are drawn by matplotlib, which is not installed: pip install "
-            "'maskflow_jax[report]' (or '.[report]' in a checkout)"
-        ) from error
-    return figure

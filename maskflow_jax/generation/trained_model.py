@@ -61,6 +61,41 @@ class TrainedModel:
     directory: Path
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelFolder:
+    """A model of which no weight is read: enough to find its tokenizer and its dataset.
+
+    Attributes:
+        config: Config of its run.
+        directory: Its folder.
+    """
+
+    config: Config
+    directory: Path
+
+
+def open_model(path: str | Path) -> ModelFolder:
+    """Finds a model and reads its config.
+
+    Args:
+        path: A run, an exported model or the name of a shipped one.
+
+    Raises:
+        FileNotFoundError: if there is no such model.
+        ValueError: if the config is damaged or has another format.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        directory = PRETRAINED / str(path)
+    if not (directory / CONFIG).is_file():
+        shipped = sorted(folder.parent.name for folder in PRETRAINED.glob(f"*/{CONFIG}"))
+        raise FileNotFoundError(
+            f"no model at {str(path)!r}: expected the folder of a run or of an exported model, or "
+            f"one of the shipped names: {', '.join(shipped) or 'none in this version'}"
+        )
+    return ModelFolder(config=read_workdir_config(directory), directory=directory)
+
+
 def load_model(path: str | Path, mesh: jax.sharding.Mesh | None = None) -> TrainedModel:
     """Loads a model.
 
@@ -73,16 +108,8 @@ def load_model(path: str | Path, mesh: jax.sharding.Mesh | None = None) -> Train
         ValueError: if the config or the weights are damaged or have another format.
         CheckpointError: if a run has no checkpoint that can be read.
     """
-    directory = Path(path)
-    if not directory.is_dir():
-        directory = PRETRAINED / str(path)
-    if not (directory / CONFIG).is_file():
-        shipped = sorted(folder.parent.name for folder in PRETRAINED.glob(f"*/{CONFIG}"))
-        raise FileNotFoundError(
-            f"no model at {str(path)!r}: expected the folder of a run or of an exported model, or "
-            f"one of the shipped names: {', '.join(shipped) or 'none in this version'}"
-        )
-    config = _for_these_devices(read_workdir_config(directory))
+    found = open_model(path)
+    directory, config = found.directory, _for_these_devices(found.config)
     build = model_builder(config)
     abstract = abstract_params(build, mesh or sharding.make_mesh())
     if (directory / WEIGHTS).is_file():
@@ -143,7 +170,9 @@ def export_model(
             np.savez_compressed(part / CONTEXTS, **small)
 
 
-def find_tokenizer(model: TrainedModel, tokenizer: str | Path | None = None) -> Tokenizer:
+def find_tokenizer(
+    model: TrainedModel | ModelFolder, tokenizer: str | Path | None = None
+) -> Tokenizer:
     """Loads the tokenizer of a model.
 
     It is looked for at the given place, or else where the config says: among the shipped ones, from
@@ -208,7 +237,9 @@ def find_encoder(model: TrainedModel, encoder: str | Path | Encoder | None = Non
     return encoder
 
 
-def find_dataset(model: TrainedModel, split: str, dataset: str | Path | None = None) -> TokenVideos:
+def find_dataset(
+    model: TrainedModel | ModelFolder, split: str, dataset: str | Path | None = None
+) -> TokenVideos:
     """Opens a split of a model's dataset, looked for like its tokenizer.
 
     Args:
@@ -231,7 +262,7 @@ def find_dataset(model: TrainedModel, split: str, dataset: str | Path | None = N
     return videos
 
 
-def shipped_contexts(model: TrainedModel, split: str) -> np.ndarray | None:
+def shipped_contexts(model: TrainedModel | ModelFolder, split: str) -> np.ndarray | None:
     """Returns the token videos that lie beside an exported model, int32 [N, F, h, w], or None."""
     path = model.directory / CONTEXTS
     if not path.is_file():
@@ -243,7 +274,7 @@ def shipped_contexts(model: TrainedModel, split: str) -> np.ndarray | None:
         raise ValueError(f"{path} cannot be read: {error}; copy the model again") from error
 
 
-def _first_found(model: TrainedModel, place: str, file: str) -> Path | None:
+def _first_found(model: TrainedModel | ModelFolder, place: str, file: str) -> Path | None:
     """A path as it is, or relative to the model's folder or one of the folders above it."""
     if not place:
         return None

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from maskflow_jax.config_files import to_dict
-from maskflow_jax.evaluation.report import import_figure
 from maskflow_jax.generation.comparison import Arena, Contestant, parse
 from maskflow_jax.io.files import write_with
+from maskflow_jax.io.plots import import_figure
 
 SPACE = {
     "mgm": {

@@ -215,15 +215,17 @@ def test_all_errors_are_listed_by_line_and_nothing_runs(generator, tiny_run, tmp
             {"length": 8, "context": context, "box": [0, 0, 1, 1]},
             {"length": 8, "context": context, "sampler": {"num_stepz": 3}},
             {"name": "../up", "length": 0, "context": context},
+            {"context": context, "frames_per_scene": 2},
+            {"captions": ["red walls"], "frames_per_scene": 8},
         ],
     )
     with pytest.raises(ValueError) as caught:
         job_program.call(f"--workdir={tiny_run}", f"--jobs={path}", f"--out={tmp_path}/out")
     first, *lines = str(caught.value).splitlines()
-    assert "17 of 18 jobs in" in first
+    assert "19 of 20 jobs in" in first
     found = {int(line.split()[1][:-1]): line for line in lines}
     expected = {
-        2: "did you mean 'length'?; length is missing",
+        2: "did you mean 'length'?",
         4: "unknown sampler 'halten'",
         5: "did you mean 'sampling.stride'?",
         6: "stride 4 > chunk_size - context",
@@ -240,6 +242,8 @@ def test_all_errors_are_listed_by_line_and_nothing_runs(generator, tiny_run, tmp
         17: "box belongs to the task 'inpaint'",
         18: "did you mean 'sampling.sampler.num_steps'?",
         19: "'_' and '-'; length is 0; use 1 or more",
+        20: "length is missing; frames_per_scene is set; it belongs to captions",
+        21: "takes no captions",
     }
     assert found.keys() == expected.keys()
     for number, text in expected.items():

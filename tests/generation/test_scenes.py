@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import jax
 import numpy as np
@@ -12,6 +13,8 @@ from scene_worlds import write_scene_videos
 
 import maskflow_jax as mf
 from launch import sample
+from maskflow_jax.generation.job_folder import JobFolder, make_batches
+from maskflow_jax.generation.jobs import read_jobs
 from maskflow_jax.generation.previews import previews
 from maskflow_jax.generation.sample_folder import SampleFolder
 from maskflow_jax.generation.scenes import (
@@ -367,3 +370,21 @@ def test_a_model_finds_the_encoder_of_its_captions(generator, tmp_path):
     encoder = find_encoder(dataclasses.replace(model, config=labelled))
     with pytest.raises(ValueError, match="unknown label 'up'; the network knows left, right"):
         encoder.encode(["up"])
+
+
+def test_jobs_of_different_captions_share_a_batch(generator, tmp_path):
+    said = [["red walls", "blue walls"], ["gold walls", "red walls"], ["pink walls", "grey walls"]]
+    settings = {"sampler": {"num_steps": STEPS}, "frames_per_scene": 3}
+    lines = [json.dumps({"captions": texts, "seed": i, **settings}) for i, texts in enumerate(said)]
+    (tmp_path / "jobs.jsonl").write_text("\n".join(lines))
+    jobs = read_jobs(tmp_path / "jobs.jsonl", generator)
+    assert [len(batch.results) for batch in make_batches(jobs, tmp_path, 4)] == [3]
+    JobFolder(generator, jobs, tmp_path / "out").complete(pixels=False)
+    rows = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
+    for seed, (texts, row) in enumerate(zip(said, rows, strict=True)):
+        sampler = dataclasses.replace(generator.model.config.sampling.sampler, num_steps=STEPS)
+        same = {"captions": texts, "frames_per_scene": 3, "seed": seed, "sampler": sampler}
+        made = generator.generate(num_videos=3, **same)  # as many at a time
+        with np.load(tmp_path / "out" / row["file"]) as arrays:
+            np.testing.assert_array_equal(arrays["tokens"], made.tokens[0])
+        assert row["captions"] == texts
