@@ -22,7 +22,8 @@ class Panel:
         title: Title.
         x_label: Label of the axis.
         lines: Lines by label.
-        log: Whether values are shown on a logarithmic scale.
+        log: Whether values are shown on a logarithmic scale, where all are positive and the largest
+            is many times the smallest.
         ordered: Whether the lines have an order, which their colours then show.
         level: A value that is drawn as a dashed line.
         level_label: What that value is.
@@ -102,11 +103,16 @@ def _draw(panel: Panel, axis) -> None:
         axis.plot(x, y, label=label, color=colour, lw=1.2, marker=marker)
     if panel.level is not None:
         axis.axhline(panel.level, color="grey", ls="--", lw=1, label=panel.level_label)
-    if panel.log:
+    values = [value for _, y in panel.lines.values() for value in y]
+    # Within less than a decade a linear axis is easier to read.
+    if panel.log and min(values) > 0 and max(values) > 10 * min(values):
         axis.set_yscale("log")
     axis.set_title(panel.title, fontsize=10)
     axis.set_xlabel(panel.x_label, fontsize=8)
     axis.tick_params(labelsize=8, which="both")
     axis.grid(alpha=0.25)
-    if count + (panel.level is not None) > 1:
-        axis.legend(fontsize=6 if count > 4 else 7, ncols=2 if count > 4 else 1)
+    if count > 4:
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 4}
+        axis.legend(fontsize=7, frameon=False, **below)
+    elif count + (panel.level is not None) > 1:
+        axis.legend(fontsize=7)

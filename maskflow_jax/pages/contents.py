@@ -21,6 +21,7 @@ from maskflow_jax.training.curves import METRICS, read_metrics
 
 CONFIG, RECEIPT, DRIFT, PREVIEWS = "config.json", "receipt.json", "drift.csv", "previews"
 _SKIPPED = ("checkpoints", PREVIEWS, "tokenizer", "data")
+_MAX_TEXT = 160  # characters of a list that are shown
 _DEPTH = 3  # of folders that are searched below the one that is named
 
 
@@ -73,7 +74,7 @@ class Contents:
     """
 
     title: str
-    settings: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Mapping[str, str]]
     hashes: Mapping[str, str]
     metrics: Mapping[str, Line]
     previews: Mapping[int, Path]
@@ -109,7 +110,10 @@ def read_contents(folder: str | Path, *, max_samples: int) -> Contents:
     named = [file for file in (CONFIG, METRICS) if (folder / file).is_file()]
     contents = Contents(
         title=folder.resolve().name,
-        settings={name: flat_settings(values) for name, values in settings.items()},
+        settings={
+            name: {key: _shown(value) for key, value in flat_settings(values).items()}
+            for name, values in settings.items()
+        },
         hashes={name: sha256_of(folder / name) for name in [*named, *_manifests(folder)]},
         metrics=read_metrics(folder),
         previews={
@@ -156,6 +160,14 @@ def _name(path: Path, folder: Path) -> str:
     """A path from the folder that is shown."""
     name = path.relative_to(folder).as_posix()
     return folder.resolve().name if name == "." else name
+
+
+def _shown(value: Any) -> str:
+    """A setting as text; of a long list only its length and its beginning."""
+    text = str(value)
+    if isinstance(value, list) and len(text) > _MAX_TEXT:
+        return f"{len(value)} values: {text[:_MAX_TEXT]}..."
+    return text
 
 
 def _read_json(path: Path) -> dict[str, Any]:

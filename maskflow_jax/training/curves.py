@@ -75,10 +75,7 @@ def training_panels(metrics: Mapping[str, Line]) -> list[Panel]:
     panels = []
     for title, names, options in wanted:
         lines = {label: _line(metrics[name]) for label, name in names.items() if name in metrics}
-        # Of a logarithm of zero there is nothing to see.
-        positive = all(value > 0 for _, y in lines.values() for value in y)
         if any(x for x, _ in lines.values()):
-            options = options | {"log": options.get("log", False) and positive}
             panels.append(Panel(title=title, x_label="step", lines=lines, **options))
     return panels
 

@@ -6,8 +6,8 @@ import shutil
 import signal
 import time
 
-import job_program
 import numpy as np
+import programs
 import pytest
 import tiny
 
@@ -116,7 +116,7 @@ def test_killed_at_random_moments_the_same_files_are_made(tiny_run, whole, tmp_p
 
     seen = 0
     for goal in sorted(rng.integers(2, 26, 3)):
-        process = job_program.start(*arguments)
+        process = programs.start("launch.jobs", *arguments)
         while process.is_alive() and done() < max(goal, seen):
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.03))
@@ -125,9 +125,7 @@ def test_killed_at_random_moments_the_same_files_are_made(tiny_run, whole, tmp_p
         assert process.exitcode == -signal.SIGKILL, "it was done before it was killed"
         assert not (out / "manifest.jsonl").exists()
         seen = done() + 1
-    process = job_program.start(*arguments)
-    process.join()
-    assert process.exitcode == 0
+    assert programs.call("launch.jobs", *arguments) == 0
     assert tokens_of(out) == tokens_of(whole_out)
     assert (out / "manifest.jsonl").read_text() == (whole_out / "manifest.jsonl").read_text()
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in whole_out.iterdir())
@@ -176,22 +174,29 @@ def test_windows_of_a_killed_batch_are_not_sampled_again(generator, tmp_path, mo
 
 def test_pixels_are_made_later_from_the_tokens(generator, tiny_run, whole, tmp_path):
     path, out = whole
-    shutil.copytree(out, tmp_path / "copy")
-    (tmp_path / "copy" / "none-3" / "sample_00000.npz").unlink()
-    places = (f"--workdir={tiny_run}", f"--jobs={path}", f"--out={tmp_path}/copy")
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    lost = copy / "none-3" / "sample_00000.npz"
+    lost.unlink()
+    jobs = read_jobs(path, generator)
+    places = (f"--workdir={tiny_run}", f"--jobs={path}", f"--out={copy}")
     assert not list(out.rglob("*.mp4"))
-    assert job_program.call(*places, "--decode_only", "--part=1/2") == 1  # one is missing
-    assert not (tmp_path / "copy" / "none-3" / "sample_00000.npz").exists()
-    assert 0 < len(list((tmp_path / "copy").rglob("*.mp4"))) < 29
-    assert job_program.call(*places, "--decode_only") == 1
-    assert len(list((tmp_path / "copy").rglob("*.mp4"))) == 29
-    assert job_program.call(*places) == 0
-    frames, fps = video_files.read_video(tmp_path / "copy" / "none-3" / "sample_00000.mp4")
+    assert JobFolder(generator, jobs, copy, part=(1, 2)).complete(sample=False) == 1
+    assert 0 < len(list(copy.rglob("*.mp4"))) < 29
+    assert programs.call("launch.jobs", *places, "--decode_only") == 1  # one has no tokens
+    assert len(list(copy.rglob("*.mp4"))) == 29
+    assert not lost.exists()
+    assert JobFolder(generator, jobs, copy).complete() == 0
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    assert programs.call("launch.report", f"--path={copy}", f"--workdir={tiny_run}") == 0
+    assert "none-3/sample_00000" in (copy / "report.html").read_text()
+    frames, fps = video_files.read_video(lost.with_suffix(".mp4"))
     assert len(frames) == 7 and fps == pytest.approx(5, rel=0.02)
-    assert tokens_of(tmp_path / "copy") == tokens_of(out)
+    assert tokens_of(copy) == tokens_of(out)
 
 
-def test_all_errors_are_listed_by_line_and_nothing_runs(generator, tiny_run, tmp_path):
+def test_all_errors_are_listed_by_line(generator, tmp_path):
     context = {"split": "test", "index": 0}
     path = write_jobs(
         tmp_path / "jobs.jsonl",
@@ -220,7 +225,7 @@ def test_all_errors_are_listed_by_line_and_nothing_runs(generator, tiny_run, tmp
         ],
     )
     with pytest.raises(ValueError) as caught:
-        job_program.call(f"--workdir={tiny_run}", f"--jobs={path}", f"--out={tmp_path}/out")
+        read_jobs(path, generator)
     first, *lines = str(caught.value).splitlines()
     assert "19 of 20 jobs in" in first
     found = {int(line.split()[1][:-1]): line for line in lines}
@@ -243,12 +248,11 @@ def test_all_errors_are_listed_by_line_and_nothing_runs(generator, tiny_run, tmp
         18: "did you mean 'sampling.sampler.num_steps'?",
         19: "'_' and '-'; length is 0; use 1 or more",
         20: "length is missing; frames_per_scene is set; it belongs to captions",
-        21: "takes no captions",
+        21: "captions were given to an unconditional model",
     }
     assert found.keys() == expected.keys()
     for number, text in expected.items():
         assert text in found[number], found[number]
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_other_settings_is_refused_and_more_samples_may_follow(generator, tmp_path):
