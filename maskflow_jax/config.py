@@ -234,6 +234,7 @@ class RunConfig:
         checkpoint_every: Number of steps between checkpoints; one is also saved at the end.
         hook_every: Number of steps between calls of the hooks; they are also called at the end.
         keep_checkpoints: Number of newest checkpoints that are kept.
+        wandb: Project of Weights & Biases that metrics go to as well; empty for none.
     """
 
     num_steps: int = free(200_000)
@@ -242,9 +243,11 @@ class RunConfig:
     checkpoint_every: int = free(5_000)
     hook_every: int = free(5_000)
     keep_checkpoints: int = free(2)
+    wandb: str = free("")
 
     def __post_init__(self):
-        refuse("", self, {field.name: (1, None) for field in dataclasses.fields(self)})
+        numbers = [field.name for field in dataclasses.fields(self) if field.name != "wandb"]
+        refuse("", self, dict.fromkeys(numbers, (1, None)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from safetensors.flax import load_file, save_file
 from maskflow_jax.config import Config
 from maskflow_jax.config_files import to_dict
 from maskflow_jax.data.dataset import TokenVideos, check_tokenizer, read_token_dataset
+from maskflow_jax.generation.model_card import model_card
 from maskflow_jax.generation.scenes import check_conditional
 from maskflow_jax.io.files import atomic_folder, write_with
 from maskflow_jax.io.weights import check_finite, check_weights
@@ -35,7 +36,7 @@ from maskflow_jax.tokenizers.tokenizer import PRETRAINED as SHIPPED_TOKENIZERS
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
 from maskflow_jax.training.building import model_builder
 from maskflow_jax.training.checkpoints import Checkpoints
-from maskflow_jax.training.state import abstract_params
+from maskflow_jax.training.state import abstract_params, parameter_count
 from maskflow_jax.training.workdir import read_workdir_config
 
 PRETRAINED = Path(__file__).parents[1] / "models" / "pretrained"
@@ -147,7 +148,7 @@ def export_model(
         directory: Folder to write; it replaces one that is there.
         dtype: Type of the stored weights, "float32", "bfloat16" or "float16".
         contexts: Token videos for trying the model out: int [N, F, h, w] by split.
-        card: Text of its model card.
+        card: Text of its model card; by default its settings, hashes and the command.
 
     Raises:
         ValueError: if the type is unknown.
@@ -161,10 +162,17 @@ def export_model(
     with atomic_folder(directory) as part:
         # A changed bit makes a wrong weight, not an unreadable file: loading compares this.
         metadata = {"step": str(model.step), "sha256": _digest(arrays)}
+        card = card or model_card(
+            model.config,
+            name=model.directory.resolve().name,
+            num_parameters=parameter_count(model.params),
+            step=model.step,
+            dtype=dtype,
+            digest=metadata["sha256"],
+        )
         write_with(part / WEIGHTS, lambda path: save_file(arrays, path, metadata=metadata))
         (part / CONFIG).write_text(json.dumps(to_dict(model.config), indent=2) + "\n")
-        if card:
-            (part / "card.md").write_text(card)
+        (part / "card.md").write_text(card)
         if contexts:
             small = {name: tokens.astype(np.uint16) for name, tokens in contexts.items()}
             np.savez_compressed(part / CONTEXTS, **small)

@@ -1,4 +1,4 @@
-"""Where the numbers go: `metrics.jsonl` always, TensorBoard where TensorFlow is installed.
+"""Where the numbers go: `metrics.jsonl` always, others where they are installed.
 
 Validation results are summarised here too, from sums per time bin to means.
 """
@@ -6,6 +6,8 @@ Validation results are summarised here too, from sums per time bin to means.
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ from absl import logging
 
 from maskflow_jax.io.files import write_text
 from maskflow_jax.training.steps import TimeSums
+from maskflow_jax.training.tracking import Tracker
 
 
 class MetricWriter:
@@ -24,14 +27,24 @@ class MetricWriter:
         workdir: Folder of the run.
         from_step: Step from which the run goes on. Lines of later steps, which a killed run wrote
             and this one will write again, are removed; None keeps all.
+        project: Project of Weights & Biases that scalars go to as well; empty for none.
+        settings: Settings of the run for that project.
     """
 
-    def __init__(self, workdir: Path, *, from_step: int | None = None):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        from_step: int | None = None,
+        project: str = "",
+        settings: Mapping[str, Any] = MappingProxyType({}),
+    ):
         self._active = jax.process_index() == 0
         if self._active and from_step is not None:
             _drop_later_steps(workdir / "metrics.jsonl", from_step)
         self._tensorboard = _tensorboard_writer(workdir) if self._active else None
         self._file = (workdir / "metrics.jsonl").open("a") if self._active else None
+        self._tracker = Tracker(project if self._active else "", workdir, settings)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends one line of scalars at a step."""
@@ -42,6 +55,7 @@ class MetricWriter:
         self._file.flush()
         if self._tensorboard is not None:
             self._tensorboard.write_scalars(step, values)
+        self._tracker.log(step, values)
 
     def write_videos(self, step: int, videos: Mapping[str, np.ndarray]) -> None:
         """Shows videos uint8 [F, H, W, 3] in TensorBoard, frames side by side."""
@@ -55,6 +69,7 @@ class MetricWriter:
             self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
+        self._tracker.close()
 
 
 def _drop_later_steps(path: Path, step: int) -> None:

@@ -20,9 +20,11 @@ from maskflow_jax.models.attention import check_devices
 from maskflow_jax.parallel import sharding
 from maskflow_jax.training.building import make_flow, model_builder
 from maskflow_jax.training.checkpoints import Checkpoints
+from maskflow_jax.training.curves import write_curves
 from maskflow_jax.training.loop import Hook, Parts, train_loop, validate
 from maskflow_jax.training.metrics import MetricWriter
 from maskflow_jax.training.optimizer import make_optimizer
+from maskflow_jax.training.run_card import write_run_card
 from maskflow_jax.training.scene_data import make_windows, with_conditions
 from maskflow_jax.training.state import abstract_state, init_state, parameter_count
 from maskflow_jax.training.steps import make_eval_step, make_train_step
@@ -77,16 +79,7 @@ def train(
     mesh = sharding.make_mesh(**to_dict(config.mesh))
     check_batch(config, mesh)
     flow, optimizer = make_flow(config), make_optimizer(config.optimizer)
-    clips = {
-        "clip_frames": config.data.clip_frames,
-        "batch_size": config.data.batch_size,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-    }
-    order = {"seed": config.seed, "num_workers": config.data.num_workers}
-    batches = clip_batches(videos, windows=make_windows(config, videos), **order, **clips)
-    clips["windows"] = make_windows(config, validation)
-    eval_clips(validation, **clips)  # its errors should not wait for the first validation
+    batches, clips = _open_clips(config, videos, validation)
     build = model_builder(config)
     graphdef, abstract = abstract_state(build, optimizer, mesh)
     claim_workdir(workdir, config)
@@ -100,8 +93,8 @@ def train(
         state = checkpoints.restore(abstract, batches)
         if state is None:
             _, state = init_state(build, optimizer, init_key, mesh)
-        _log_start(config, state, len(videos))
-        with contextlib.closing(MetricWriter(workdir, from_step=int(state["step"]))) as writer:
+        sizes = _announce(workdir, config, state, len(videos))
+        with contextlib.closing(_metric_writer(workdir, config, int(state["step"]))) as writer:
             run = Run(
                 config=config,
                 workdir=workdir,
@@ -120,7 +113,8 @@ def train(
                 writer=writer,
                 hooks=[make_hook(run) for make_hook in hooks],
             )
-            _, finished = train_loop(parts, state, train_key, config.run, to_dict(config))
+            state, finished = train_loop(parts, state, train_key, config.run, to_dict(config))
+        _conclude(workdir, config, int(state["step"]), sizes)
     return finished
 
 
@@ -173,15 +167,52 @@ def check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
         )
 
 
-def _log_start(config: Config, state: dict, num_videos: int) -> None:
+def _open_clips(
+    config: Config, videos: TokenVideos, validation: TokenVideos
+) -> tuple[Any, dict[str, Any]]:
+    """The training batches, and the arguments of `eval_clips` for the validation clips."""
+    clips = {
+        "clip_frames": config.data.clip_frames,
+        "batch_size": config.data.batch_size,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    order = {"seed": config.seed, "num_workers": config.data.num_workers}
+    batches = clip_batches(videos, windows=make_windows(config, videos), **order, **clips)
+    clips["windows"] = make_windows(config, validation)
+    eval_clips(validation, **clips)  # its errors should not wait for the first validation
+    return batches, clips
+
+
+def _metric_writer(workdir: Path, config: Config, from_step: int) -> MetricWriter:
+    return MetricWriter(
+        workdir, from_step=from_step, project=config.run.wandb, settings=to_dict(config)
+    )
+
+
+def _announce(workdir: Path, config: Config, state: dict, num_videos: int) -> dict[str, int]:
+    """Logs what begins and writes it on the run's card; the sizes for the card at the end."""
+    sizes = {"num_parameters": parameter_count(state["params"]), "num_videos": num_videos}
     logging.info(
         "%.1f M parameters on %d x %s, %d training videos, tokenizer %s",
-        parameter_count(state["params"]) / 1e6,
+        sizes["num_parameters"] / 1e6,
         jax.device_count(),
         jax.devices()[0].device_kind,
         num_videos,
         config.tokenizer.name,
     )
+    steps = f"of {config.run.num_steps} steps"
+    write_run_card(workdir, config, state=f"started at step {int(state['step'])} {steps}", **sizes)
+    return sizes
+
+
+def _conclude(workdir: Path, config: Config, step: int, sizes: dict[str, int]) -> None:
+    """Draws the curves of a finished run and writes the run's card anew."""
+    wanted = config.run.num_steps
+    if step >= wanted and jax.process_index() == 0:
+        write_curves(workdir)
+    state = f"finished after {step} steps" if step >= wanted else f"stopped at {step} of {wanted}"
+    write_run_card(workdir, config, state=state, **sizes)
 
 
 def _check_source(directory: str, made_from: Mapping, asked_for: Mapping) -> None:

@@ -113,6 +113,7 @@ def test_an_exported_model_is_sampled_like_the_run(run, tmp_path):
     done = program("launch.export_model", f"--workdir={run}", f"--out={tmp_path}/model")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "model").iterdir()} == {
+        "card.md",
         "config.json",
         "model.safetensors",
     }

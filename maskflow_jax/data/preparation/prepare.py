@@ -25,6 +25,7 @@ from maskflow_jax.data.preparation.assembly import (
     remove_work,
 )
 from maskflow_jax.data.preparation.captions import with_captions
+from maskflow_jax.data.preparation.dataset_card import write_dataset_card
 from maskflow_jax.data.preparation.estimates import Estimate, estimate
 from maskflow_jax.data.preparation.frame_transforms import FrameTransform
 from maskflow_jax.data.preparation.manifest import Summary, summarise, write_manifest
@@ -105,8 +106,7 @@ def prepare_dataset(
         summary = assemble(
             preparation, listing, work, **{name: getattr(settings, name) for name in options}
         )
-    _log(summary)
-    logging.info("wrote %s", preparation.output)
+    _finish(summary, preparation.output)
     _clear(work, keep=settings.keep_work or summary.failed_share > settings.max_failed)
     return summary
 
@@ -288,8 +288,7 @@ def _copy_tokens(
         duplicates=0,
         tokens=sum(num_frames.values()) * rows * columns,
     )
-    _log(summary)
-    logging.info("wrote %s", output)
+    _finish(summary, output)
     return summary
 
 
@@ -316,6 +315,13 @@ def _clear(work: WorkDirectory, *, keep: bool) -> None:
         logging.info("kept %s", work.path)
     else:
         remove_work(work)
+
+
+def _finish(summary: Summary, output: Path) -> None:
+    """Writes the card of a complete dataset, and says what it is."""
+    write_dataset_card(output, summary)
+    _log(summary)
+    logging.info("wrote %s", output)
 
 
 def _log(summary: Summary) -> None:

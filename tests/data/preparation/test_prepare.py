@@ -25,6 +25,7 @@ from maskflow_jax.data.preparation.settings import PreparationSettings
 from maskflow_jax.data.preparation.work_directory import PreparationError
 from maskflow_jax.data.sources.my_way_home import MazeConfig, maze_videos
 from maskflow_jax.io import video_files
+from maskflow_jax.io.files import sha256_of
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[3]
@@ -72,6 +73,16 @@ def run(world, output, **values):
 def dataset(world):
     assert run(world, world / "made").counts == {"written": 9, "ignored": 1}
     return world / "made"
+
+
+def test_the_card_of_a_dataset_has_its_contents_and_hashes(world, dataset):
+    card = (dataset / "card.md").read_text()
+    videos = read_token_dataset(dataset, "train")
+    assert f"| split train | {len(videos)} videos, {videos.num_frames.sum()} frames |" in card
+    assert Tokenizer.load(world / "tokenizer").identity["sha256"] in card
+    assert '"name": "video_files"' in card
+    for path in dataset.iterdir():
+        assert path.name == "card.md" or f"| {path.name} | `{sha256_of(path)}` |" in card
 
 
 def test_dataset_is_what_the_tokenizer_makes_of_the_files(world, dataset):
