@@ -25,6 +25,7 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config = maze.get_config()
     config.data.directory = "data/maze_scenes"
     config.data.clip_frames = 18
+    config.optimizer.decay_steps = config.run.num_steps = 4_500
     config.scenes.condition = "captions"
     config.scenes.num_scenes = 3
     # Fixed scenes are sampled in one window, and every further one with two scenes before it.
