@@ -7,8 +7,9 @@ from flax import nnx
 from PIL import Image, ImageDraw
 
 from maskflow_jax.config import SamplingConfig
-from maskflow_jax.generation.request import make_window_sampler
+from maskflow_jax.generation.request import Generation, make_window_sampler
 from maskflow_jax.generation.trained_model import TrainedModel
+from maskflow_jax.generation.videos import Videos
 from maskflow_jax.sampling.types import WindowTokens
 from maskflow_jax.sampling.window import trajectory
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
@@ -43,16 +44,90 @@ def reveal(
     tokens = np.full(shape, config.tokenizer.codebook_size, np.int32)
     tokens[0, :known_frames] = context
     known = np.broadcast_to(np.arange(shape[1])[:, None, None] < known_frames, shape)
-    sample = make_window_sampler(config, sampling)
+    keys = jax.random.split(jax.random.key(seed), 1)
+    return _sample_one(model, sampling, keys, WindowTokens(tokens, known), known_frames)
+
+
+def reveal_again(
+    model: TrainedModel,
+    generation: Generation,
+    real: np.ndarray,
+    videos: Videos,
+    *,
+    seed: int,
+    window: int = 0,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Samples a window of a generated video again, to see in which order it was revealed.
+
+    Args:
+        model: The trained model.
+        generation: The plan of the video.
+        real: The real tokens that it took, int32 [1, F, h, w].
+        videos: The video, alone and without captions; it may have been stopped after the window.
+        seed: The seed that it was made with.
+        window: Number of the window.
+
+    Returns:
+        tokens int32 [k, h, w], reveal_step int32 [k, h, w], and the number of steps, frames in the
+        order of the video. The last window of a video may reach beyond its end.
+
+    Raises:
+        ValueError: for rolling, which fills no window by itself, or if there is no such window.
+    """
+    task, sampling = generation.task, generation.sampling
+    if sampling.sampler.name == "rolling":
+        raise ValueError("rolling fills no window by itself; show another sampler")
+    if not 0 <= window < len(task.plan.windows):
+        raise ValueError(f"there is no window {window}; the video has {len(task.plan.windows)}")
+    inputs, context = _window_again(model, generation, real, videos, window)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), window)
+    sampled, steps, count = _sample_one(
+        model, sampling, key[None], inputs, context, backward=task.backward
+    )
+    order = slice(None, None, -1 if task.backward else 1)
+    return sampled[order], steps[order], count
+
+
+def _window_again(
+    model: TrainedModel, generation: Generation, real: np.ndarray, videos: Videos, number: int
+) -> tuple[WindowTokens, int]:
+    """A window of a finished video before it was sampled, and its number of context frames."""
+    task, windows = generation.task, generation.plan.windows
+    made = np.flip(videos.tokens, 1) if task.backward else videos.tokens
+    done = task.plan.known_at_start + sum(window.finished for window in windows[:number])
+    context, given = windows[number].context, task.inputs(real)[1]
+    shape = (1, model.config.data.clip_frames, *made.shape[2:])
+    tokens = np.full(shape, model.config.tokenizer.codebook_size, np.int32)
+    known = np.zeros(shape, bool)
+    if given is not None:
+        here = slice(done - context, done - context + shape[1])
+        count = given.known[:, here].shape[1]  # the last window may reach beyond the video
+        known[:, :count] = given.known[:, here]
+        tokens[:, :count] = np.where(known[:, :count], given.tokens[:, here], tokens[:, :count])
+    tokens[:, :context], known[:, :context] = made[:, done - context : done], True
+    if not generation.sampling.context_cache:  # as `WindowProgram` calls the sampler
+        context = min(context, generation.sampling.context_frames)
+    return WindowTokens(tokens, known), context
+
+
+def _sample_one(
+    model: TrainedModel,
+    sampling: SamplingConfig,
+    keys: jax.Array,
+    window: WindowTokens,
+    context_frames: int,
+    *,
+    backward: bool = False,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Samples a window: tokens and reveal_step int32 [k, h, w], and the number of steps."""
+    sample = make_window_sampler(model.config, sampling)
 
     @jax.jit
-    def sample_one(params, tokens, known):
-        network = nnx.merge(model.graphdef, params)
-        keys = jax.random.split(jax.random.key(seed), 1)
-        window = WindowTokens(tokens, known)
-        return sample(network, keys, window, context_frames=known_frames)
+    def sample_one(params, keys, tokens, known):
+        network, window = nnx.merge(model.graphdef, params), WindowTokens(tokens, known)
+        return sample(network, keys, window, context_frames=context_frames, backward=backward)
 
-    sampled, steps = sample_one(model.params, tokens, known)
+    sampled, steps = sample_one(model.params, keys, window.tokens, window.known)
     return np.asarray(sampled[0]), np.asarray(steps[0]), 1 + int(np.max(steps))
 
 
@@ -81,12 +156,31 @@ def animate(
     images = []
     for share in progress:
         parts = []
-        for (label, tokens, steps, num_steps), frames in zip(rows, decoded, strict=True):
-            seen = trajectory(tokens, steps, round(share * num_steps), mask_id=-1) >= 0
-            row = _enlarge(_cover(frames, np.asarray(seen)), upscale)
+        for (label, _, steps, num_steps), frames in zip(rows, decoded, strict=True):
+            row = draw(frames, steps, round(share * num_steps), upscale=upscale)
             parts += [_label(label, row.shape[1]), row]
         images.append(np.concatenate(parts))
     return np.stack(images)
+
+
+def draw(
+    frames: np.ndarray, reveal_step: np.ndarray, num_revealing: int, *, upscale: int = 1
+) -> np.ndarray:
+    """Draws a window as it stood after some steps, masked tokens grey.
+
+    Args:
+        frames: The finished frames, uint8 [k, S, S, 3].
+        reveal_step: int [k, h, w], from `reveal`.
+        num_revealing: Number of steps taken, 0 for the start.
+        upscale: Whole factor of size.
+
+    Returns:
+        uint8 [H, W, 3], frames beside each other.
+    """
+    seen = np.asarray(
+        trajectory(np.zeros_like(reveal_step), reveal_step, num_revealing, mask_id=-1)
+    )
+    return _enlarge(_cover(frames, seen >= 0), upscale)
 
 
 def _cover(frames: np.ndarray, seen: np.ndarray) -> np.ndarray:

@@ -1,0 +1,181 @@
+"""What a visitor asks for: checked, planned, and written as Python that makes the same video."""
+
+import base64
+import dataclasses
+import textwrap
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from maskflow_jax.config import SamplingConfig
+from maskflow_jax.generation.request import Generation
+from maskflow_jax.generator import VideoGenerator
+
+SOURCES = ("dataset", "upload", "none")
+MAX_EMBEDDED = 60_000  # characters of a context within the code
+_LINE = 88  # characters of a line of data in the code
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """A video that is asked for.
+
+    Attributes:
+        model: Path or name of the model.
+        task: A key of `sampling.tasks.TASKS`.
+        length: Number of frames.
+        seed: Seed.
+        sampling: The sampler and what is around it.
+        source: Where the known frames are from, one of `SOURCES`.
+        split: Split of the dataset.
+        index: Number of the dataset's video.
+        clip: Uploaded frames at the model's rate, uint8 [F, S, S, 3].
+        mask: For "inpaint": what is to be made of every frame, bool [h, w] in tokens.
+    """
+
+    model: str
+    task: str
+    length: int
+    seed: int
+    sampling: SamplingConfig
+    source: str = "dataset"
+    split: str = "test"
+    index: int = 0
+    clip: np.ndarray | None = None
+    mask: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.source == "none" and self.task != "unconditional":
+            raise ValueError(
+                f"the task {self.task!r} continues given frames; choose a context, or the task "
+                "'unconditional'"
+            )
+        if self.source == "upload" and self.task != "unconditional" and self.clip is None:
+            raise ValueError("no file is uploaded yet; upload a video or an image")
+        if self.task == "inpaint" and (self.mask is None or not self.mask.any()):
+            raise ValueError("nothing is painted yet; paint over what is to be made anew")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `VideoGenerator.plan` and `generate`."""
+        options = dict(vars(self.sampling))
+        if self.task == "inpaint":
+            options["known"] = np.broadcast_to(~self.mask, (self.length, *self.mask.shape))
+        return options
+
+
+def plan(generator: VideoGenerator, request: Request) -> Generation:
+    """Plans a request; ValueError if there is no such video."""
+    return generator.plan(request.length, task=request.task, **request.options)
+
+
+def read_known_frames(
+    generator: VideoGenerator, request: Request, generation: Generation
+) -> np.ndarray:
+    """Reads the real tokens that a planned request takes.
+
+    Returns:
+        int32 [1, source_frames, h, w].
+
+    Raises:
+        ValueError: if the dataset has no such video, or the video is too short.
+    """
+    frames = generation.task.source_frames
+    if not frames:
+        return generator.read_context(frames=0)
+    if request.source == "upload":
+        backward = generation.task.backward
+        return generator.read_context(request.clip, frames=frames, from_start=backward)
+    return generator.read_context(frames=frames, split=request.split, indices=[request.index])
+
+
+def python_code(
+    generator: VideoGenerator,
+    request: Request,
+    real: np.ndarray,
+    *,
+    places: Mapping[str, str] | None = None,
+    digest: str = "",
+) -> str:
+    """Writes the program that makes the video of a request, token for token.
+
+    Frames of the dataset are read from there. Uploaded ones are not kept, so their tokens are in
+    the code; those of long videos are taken from the file of tokens that belongs to the video.
+
+    Args:
+        generator: The model.
+        request: The request.
+        real: The real tokens that it takes, int32 [1, F, h, w].
+        places: Further arguments of `VideoGenerator.load`.
+        digest: SHA-256 of the tokens of the video, which the program then compares.
+    """
+    arguments = [f"length={request.length}", f"seed={request.seed}", f"task={request.task!r}"]
+    default = generator.model.config.sampling
+    for field in dataclasses.fields(SamplingConfig):
+        value = getattr(request.sampling, field.name)
+        if field.name == "sampler" or value != getattr(default, field.name):
+            module = "mf." if dataclasses.is_dataclass(value) else ""
+            arguments.append(f"{field.name}={module}{value!r}")
+    context, imports = _context_lines(request, real)
+    mask = []
+    if request.task == "inpaint":
+        mask, imports = _mask_lines(request), imports | {"import numpy as np"}
+        arguments.append("known=known")
+    load = [repr(request.model), *(f"{name}={value!r}" for name, value in (places or {}).items())]
+    standard = {name for name in imports if "numpy" not in name}
+    standard |= {"import hashlib"} if digest else set()
+    lines = [*sorted(standard), "" if standard else None]
+    lines += [*sorted(imports - standard), "" if imports - standard else None]
+    lines += ["import maskflow_jax as mf", ""]
+    lines += [f"generator = mf.VideoGenerator.load({', '.join(load)})", *context, *mask]
+    lines += ["videos = generator.generate(", "    context,"]
+    lines += [*(f"    {argument}," for argument in arguments), ")"]
+    if digest:
+        lines += [
+            "# The same tokens on the same kind of device with the same versions.",
+            "made = hashlib.sha256(videos.tokens.tobytes()).hexdigest()",
+            f'print("the same video:", made == "{digest}")',
+        ]
+    lines.append('videos.save("samples")')
+    return "\n".join(line for line in lines if line is not None) + "\n"
+
+
+def _context_lines(request: Request, real: np.ndarray) -> tuple[list[str], set[str]]:
+    """The lines that make `context`, and what they import."""
+    frames = real.shape[1]
+    if not frames:
+        return ["context = None"], set()
+    if request.source == "dataset":
+        where = f"frames={frames}, split={request.split!r}, indices=[{request.index}]"
+        return [f"context = generator.read_context({where})"], set()
+    kind = np.uint16 if real.max() < 2**16 else np.int32
+    packed = base64.b85encode(zlib.compress(real.astype(kind).tobytes(), 9)).decode()
+    if len(packed) > MAX_EMBEDDED:
+        where = f"-{frames}:" if request.task == "backward" else f":{frames}"
+        file = "sample_00000.npz"
+        return [
+            f"# The file of tokens that was downloaded with the video.\n"
+            f'context = np.load("{file}")["tokens"][None, {where}]'
+        ], {"import numpy as np"}
+    return [
+        f"# Tokens of the uploaded frames, {list(real.shape)}.",
+        "packed = (",
+        *(f"    {part!r}" for part in textwrap.wrap(packed, _LINE)),
+        ")",
+        f"context = np.frombuffer(zlib.decompress(base64.b85decode(packed)), np.{kind.__name__})",
+        f"context = context.astype(np.int32).reshape({real.shape})",
+    ], {"import base64", "import zlib", "import numpy as np"}
+
+
+def _mask_lines(request: Request) -> list[str]:
+    """The lines that make `known`: a picture of what is painted."""
+    rows = ["".join("#" if token else "." for token in row) for row in request.mask]
+    return [
+        "painted = [  # of every frame, in tokens; # is made anew",
+        *(f'    "{row}",' for row in rows),
+        "]",
+        'known = np.array([[token == "." for token in row] for row in painted])',
+        f"known = np.broadcast_to(known, ({request.length}, *known.shape))",
+    ]
