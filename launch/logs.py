@@ -5,7 +5,7 @@ import logging as python_logging
 from absl import logging
 
 # Orbax alone writes thirty informative lines per checkpoint.
-TALKATIVE = ("orbax", "jax", "grain", "etils", "tensorflow", "tensorflow_datasets", "clu")
+TALKATIVE = ("orbax", "jax", "grain", "etils", "tensorflow", "tensorflow_datasets", "clu", "httpx")
 
 
 def quiet_libraries() -> None:

@@ -130,8 +130,21 @@ def read_form(sampler: str, fields: Sequence[Field], values: Sequence[Any]) -> S
     return read_settings(SamplingConfig, settings, readers={Sampler: read_sampler})
 
 
+def shown_value(field: Field) -> Any:
+    """Returns the default of a field as a form shows it: as text where it may be left empty."""
+    if not field.optional:
+        return field.default
+    return "" if field.default is None else str(field.default)
+
+
 def _value(field: Field, value: Any) -> Any:
-    """A value as its setting has it: browsers know one kind of number."""
+    """A value as its setting has it: forms know text, and one kind of number."""
+    if isinstance(value, str) and field.kind in ("whole", "number"):
+        text = value.strip()
+        try:
+            value = float(text) if text else None
+        except ValueError:
+            return text  # reading the settings says what it must be
     if field.kind == "whole" and isinstance(value, float) and value.is_integer():
         return int(value)
-    return None if value == "" else value
+    return value

@@ -1,21 +1,19 @@
-"""The interactive page: its parts, and where they stand. `actions` says what they do."""
+"""The interactive page: what its parts do, and serving it."""
 
-import dataclasses
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
-from maskflow_jax.app import pictures
-from maskflow_jax.app.actions import Actions
-from maskflow_jax.app.fields import Field, form_fields
-from maskflow_jax.app.models import Models
-from maskflow_jax.app.request import SOURCES
-from maskflow_jax.app.uploads import TYPES
-from maskflow_jax.sampling.samplers import SAMPLERS
-from maskflow_jax.sampling.tasks import TASKS
+from absl import logging
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
-import gradio as gr  # noqa: E402
+from maskflow_jax.app import pictures
+from maskflow_jax.app.actions import MISTAKES, Actions, Limits, Shown
+from maskflow_jax.app.fields import form_fields, shown_value
+from maskflow_jax.app.models import Models
+from maskflow_jax.app.parts import STATE_KEPT, Results, Settings, results_column, settings_column
+from maskflow_jax.app.sampling import Job
+from maskflow_jax.app.toolkit import gr
 
 TITLE = "MaskFlow: long video from masked tokens"
 CSS = """
@@ -23,145 +21,275 @@ CSS = """
 .problem {border-left: 4px solid #c0392b; padding: .4rem .8rem; background: #c0392b22}
 .note {padding: .4rem 0}
 .pixels img, .pixels video {image-rendering: pixelated}
-.narrow {max-height: 24rem; overflow: auto}
 """
+FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+# Nothing is fetched but from the server of the page, whatever Gradio's own page names.
+POLICY = (
+    b"default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    b"style-src 'self' 'unsafe-inline'; connect-src 'self' data: blob:; worker-src 'self' blob:"
+)
 DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}  # one generation at a time
-QUICK = {"concurrency_limit": None, "show_progress": "hidden"}
-KEPT = 3600  # seconds that files of results, and the state of a closed page, are kept
-WAITING = 20  # visitors in the queue; more are asked to come back
+QUICK = {"concurrency_limit": None, "show_progress": "hidden", "trigger_mode": "always_last"}
+QUEUE = 20  # visitors that wait; more are told to come back
+HIDDEN = {"api_visibility": "private"}
 
 
-@dataclasses.dataclass(kw_only=True)
-class Parts:
-    """The parts of the page that something is read from or written to."""
+class OwnContentOnly:
+    """Middleware that tells browsers to fetch nothing from anywhere else."""
 
-    model: Any
-    task: Any
-    source: Any
-    split: Any
-    index: Any
-    upload: Any
-    drawing: Any
-    length: Any
-    seed: Any
-    sampler: Any
-    fields: list[Field]
-    entries: list[Any]
-    groups: dict[str, Any]
+    def __init__(self, app: Any):
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answers as the page does, with one more header."""
+
+        async def with_policy(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                policy = (b"content-security-policy", POLICY)
+                message["headers"] = [*message.get("headers", ()), policy]
+            await send(message)
+
+        await self._app(scope, receive, with_policy)
 
 
-def build_page(models: Models, actions: Actions) -> gr.Blocks:
-    """Builds the page.
-
-    Args:
-        models: The models; the first one that is offered is loaded, its settings are shown.
-        actions: What the parts do.
+def build_page(models: Models, limits: Limits = Limits()) -> gr.Blocks:
+    """Builds the page; the first model that is offered is loaded.
 
     Raises:
-        ValueError: if the first model cannot be loaded, as FileNotFoundError.
+        FileNotFoundError: if it is missing.
+        ValueError: if it is damaged, or takes captions.
     """
     first = models.get(models.offered[0])
+    sampling = first.model.config.sampling
+    fields = form_fields(sampling)
+    cleaning = (STATE_KEPT // 6, STATE_KEPT)
     with gr.Blocks(
-        title=TITLE, analytics_enabled=False, delete_cache=(KEPT // 6, KEPT), fill_width=True
+        title=TITLE, analytics_enabled=False, delete_cache=cleaning, fill_width=True
     ) as page:
-        gr.Markdown(f"# {TITLE}")
-        clip = gr.State(None, time_to_live=KEPT)
-        job = gr.State(None, time_to_live=KEPT)
+        gr.Markdown(f"## {TITLE}")
+        job = gr.State(None, time_to_live=STATE_KEPT)
+        revealed = gr.State(None, time_to_live=STATE_KEPT)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                parts = _settings(models, first.model.config.sampling, 2 * first.window)
+                settings = settings_column(
+                    models, fields, sampler=sampling.sampler.name, length=2 * first.window
+                )
             with gr.Column(scale=3, min_width=320):
-                results = _results()
-        _connect(page, actions, parts, results, {"clip": clip, "job": job})
+                results = results_column()
+        actions = Actions(models, fields, limits)
+        _connect_settings(page, actions, settings, results)
+        _connect_generation(actions, settings, results, job)
+        _connect_unmasking(actions, results, job, revealed)
     return page
 
 
-def _settings(models: Models, sampling: Any, length: int) -> Parts:
-    """The left column: what is asked for."""
-    model = gr.Dropdown(
-        models.offered,
-        value=models.offered[0],
-        label="Model",
-        info="A run, an exported model, or a shipped name." if models.any_path else None,
-        allow_custom_value=models.any_path,
-        elem_id="model",
-    )
-    task = gr.Radio(list(TASKS), value="prediction", label="Task", elem_id="task")
-    with gr.Row():
-        source = gr.Radio(list(SOURCES), value="dataset", label="Context", elem_id="source")
-        with gr.Column(min_width=160) as dataset:
-            split = gr.Radio(["test", "train"], value="test", label="Split")
-            index = gr.Number(0, precision=0, minimum=0, label="Video", elem_id="index")
-    upload = gr.File(
-        label=f"Video or image ({', '.join(TYPES)})",
-        file_types=list(TYPES),
-        visible=False,
-        height=140,
-        elem_id="upload",
-    )
-    context = gr.Image(
-        label="Known frames", interactive=False, format="png", elem_classes="pixels", buttons=[]
-    )
-    drawing = gr.ImageEditor(
-        label="Paint over what is to be made anew",
-        visible=False,
-        sources=[],
-        transforms=[],
-        layers=False,
-        canvas_size=(pictures.EDITOR_SIDE, pictures.EDITOR_SIDE),
-        fixed_canvas=True,
-        brush=gr.Brush(default_size=40, colors=["#ff00c8"], color_mode="fixed"),
-        format="png",
-        buttons=[],
-        elem_id="drawing",
-    )
-    with gr.Row():
-        length_part = gr.Number(length, precision=0, minimum=1, label="Frames", elem_id="length")
-        seed = gr.Number(0, precision=0, minimum=0, maximum=2**32 - 1, label="Seed", elem_id="seed")
-    sampler = gr.Dropdown(
-        list(SAMPLERS), value=sampling.sampler.name, label="Sampler", elem_id="sampler"
-    )
-    fields, entries, groups = form_fields(sampling), [], {}
-    for name in SAMPLERS:
-        with gr.Group(visible=name == sampling.sampler.name) as groups[name]:
-            entries += _entries([field for field in fields if field.section == name])
-    with gr.Accordion("Windows, decoding, guidance", open=False):
-        entries += _entries([field for field in fields if field.section not in SAMPLERS])
-    parts = Parts(
-        model=model,
-        task=task,
-        source=source,
-        split=split,
-        index=index,
-        upload=upload,
-        drawing=drawing,
-        length=length_part,
-        seed=seed,
-        sampler=sampler,
-        fields=fields,
-        entries=entries,
-        groups=groups,
-    )
-    parts.context, parts.dataset = context, dataset
-    return parts
+def _connect_settings(
+    page: gr.Blocks, actions: Actions, settings: Settings, results: Results
+) -> None:
+    """Shows what a choice changes: other entries, the known frames, the plan."""
+    named = settings.named
+
+    def plan(*given):
+        return actions.plan_text(settings.values(given))
+
+    def known_frames(*given):
+        try:
+            frames = actions.known_frames(settings.values(given))
+        except MISTAKES:
+            return None  # the plan, or the start, says why
+        return pictures.strip(frames) if len(frames) else None
+
+    def to_paint_on(*given):
+        values = settings.values(given)
+        if values["task"] != "inpaint":
+            return gr.update(visible=False)
+        try:
+            frame = pictures.canvas(actions.known_frames(values)[0])
+        except MISTAKES:
+            return gr.update(visible=True, value=None)
+        drawing = {"background": frame, "layers": [], "composite": None}
+        return gr.update(visible=True, value=drawing)
+
+    def chosen(task, source, sampler):
+        given = task != "unconditional"
+        return [
+            gr.update(visible=given),
+            gr.update(visible=given and source == "dataset"),
+            gr.update(visible=given and source == "upload"),
+            gr.update(visible=given and source == "upload"),
+            *(gr.update(visible=name == sampler) for name in settings.groups),
+        ]
+
+    def model_chosen(model):
+        try:
+            generator = actions.models.get(model)
+        except MISTAKES as error:
+            gr.Warning(str(error))
+            return [gr.skip()] * (2 + len(settings.entries))
+        own = generator.model.config.sampling
+        values = [shown_value(field) for field in form_fields(own)]
+        return [own.sampler.name, 2 * generator.window, *values]
+
+    def upload(path, model):
+        try:
+            clip = actions.upload(path, model)
+        except MISTAKES as error:
+            gr.Warning(str(error))
+            return None, None, pictures.problem(str(error))
+        return clip, None, pictures.note(str(clip))
+
+    choices = [named["task"], named["source"], named["sampler"]]
+    shown = [named["source"], settings.dataset, settings.upload, settings.clip_note]
+    shown += settings.groups.values()
+    for part in choices:
+        part.change(chosen, choices, shown, **QUICK, **HIDDEN)
+    defaults = [named["sampler"], named["length"], *settings.entries]
+    named["model"].change(model_chosen, named["model"], defaults, **HIDDEN)
+    uploaded = [settings.clip, settings.upload, settings.clip_note]
+    settings.upload.upload(upload, [settings.upload, named["model"]], uploaded, **HIDDEN)
+    # The drawing itself, which is large, is sent with the start only.
+    light = [settings.clip if part is named["drawing"] else part for part in settings.inputs]
+    read = [part for part in settings.inputs if part is not named["drawing"]]
+    gr.on([page.load, *(p.change for p in read)], plan, light, results.plan, **QUICK, **HIDDEN)
+    sources = ("model", "task", "source", "split", "index", "clip")
+    frames = [*(named[name] for name in (*sources, "length"))]
+    triggers = [page.load, *(part.change for part in frames)]
+    gr.on(triggers, known_frames, light, settings.context, **QUICK, **HIDDEN)
+    triggers = [named[name].change for name in sources]
+    gr.on(triggers, to_paint_on, light, named["drawing"], **QUICK, **HIDDEN)
 
 
-def _entries(fields: Sequence[Field]) -> list[Any]:
-    """A part for each field, two in a row."""
-    entries = []
-    for start in range(0, len(fields), 2):
-        with gr.Row():
-            entries += [_entry(field) for field in fields[start : start + 2]]
-    return entries
+def _connect_generation(
+    actions: Actions, settings: Settings, results: Results, job: gr.State
+) -> None:
+    """Generates and stops. What a click starts is kept apart from what is entered afterwards."""
+    busy = [results.generate, results.stop]
+    files = results.downloads
+
+    def start(*given):
+        try:
+            started = actions.start(settings.values(given))
+        except MISTAKES as error:
+            gr.Warning(str(error))
+            return None, pictures.problem(str(error)), gr.skip(), gr.skip()
+        waiting = pictures.progress_bar(0, started.generation.nfe, "Waiting for the device")
+        return started, waiting, gr.update(interactive=False), gr.update(interactive=True)
+
+    def update(shown: Shown) -> dict[Any, Any]:
+        changes = {results.status: shown.status}
+        if shown.film is not None:
+            changes[results.film] = shown.film
+        if shown.files:
+            changes[results.video] = shown.files["mp4"]
+            changes[results.code] = shown.code
+            for kind, button in files.items():
+                path = shown.files.get(kind)
+                changes[button] = gr.update(value=path, interactive=path is not None)
+        return changes
+
+    def run(started: Job | None) -> Iterator[dict[Any, Any]]:
+        if started is None:
+            yield {results.status: gr.skip()}
+            return
+        cleared = {button: gr.update(value=None, interactive=False) for button in files.values()}
+        yield {results.video: None, results.code: "", **cleared}
+        try:
+            for shown in actions.run(started):
+                yield update(shown)
+        except MISTAKES as error:
+            gr.Warning(str(error))
+            yield {results.status: pictures.problem(str(error))}
+
+    def stop(started: Job | None) -> None:
+        if started is not None:
+            started.stopped.set()
+
+    outputs = [results.status, results.film, results.video, results.code, *files.values()]
+    clicked = results.generate.click(
+        start,
+        settings.inputs,
+        [job, results.status, *busy],
+        concurrency_limit=None,
+        show_progress="hidden",
+        **HIDDEN,
+    )
+    made = clicked.then(run, job, outputs, show_progress="hidden", **DEVICE, **HIDDEN)
+    ready = [gr.update(interactive=True), gr.update(interactive=False)]
+    made.then(lambda: ready, None, busy, **QUICK, **HIDDEN)
+    results.stop.click(stop, job, None, **QUICK, **HIDDEN)
 
 
-def _entry(field: Field) -> Any:
-    text = {"label": field.name, "info": field.info, "elem_id": f"{field.section}-{field.name}"}
-    if field.kind == "switch":
-        return gr.Checkbox(field.default, **text)
-    if field.kind == "choice":
-        return gr.Dropdown(list(field.choices), value=field.default, **text)
-    if field.optional:
-        text["placeholder"] = "empty: None"
-    precision = 0 if field.kind == "whole" else None
-    return gr.Number(field.default, precision=precision, min_width=140, **text)
+def _connect_unmasking(
+    actions: Actions, results: Results, job: gr.State, revealed: gr.State
+) -> None:
+    """Shows a window at every step."""
+
+    def reveal(finished, window):
+        try:
+            found = actions.reveal(finished, window)
+        except MISTAKES as error:
+            gr.Warning(str(error))
+            return None, gr.skip(), None
+        half = found.num_steps // 2
+        return found, gr.update(maximum=found.num_steps, value=half), found.picture(half)
+
+    def draw(found, steps):
+        return None if found is None else found.picture(int(steps))
+
+    outputs = [revealed, results.steps, results.unmasking]
+    results.reveal.click(reveal, [job, results.window], outputs, **DEVICE, **HIDDEN)
+    inputs = [revealed, results.steps]
+    results.steps.input(draw, inputs, results.unmasking, **QUICK, **HIDDEN)
+
+
+def serve(
+    models: Models,
+    limits: Limits = Limits(),
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    wait: bool = True,
+) -> tuple[gr.Blocks, str]:
+    """Serves the page.
+
+    Args:
+        models: The models.
+        limits: What one visitor may ask for.
+        host: Address to listen at; the default is reached from this machine only.
+        port: Port; None for the first free one from 7860 on.
+        wait: Whether to serve until the process is interrupted.
+
+    Returns:
+        The page, to be closed, and its address.
+
+    Raises:
+        OSError: if the port is taken.
+    """
+    from starlette.middleware import Middleware
+
+    folder = tempfile.TemporaryDirectory(prefix="maskflow-page-")
+    os.environ["GRADIO_TEMP_DIR"] = folder.name  # of uploads and results
+    page = build_page(models, limits)
+    page.uploads = folder  # deleted with the page
+    page.queue(max_size=QUEUE, default_concurrency_limit=None)
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        max_file_size=int(limits.upload.megabytes * 1e6),
+        app_kwargs={"middleware": [Middleware(OwnContentOnly)]},
+        theme=gr.themes.Default(**FONTS),
+        css=CSS,
+    )
+    logging.info("the page is at %s", address)
+    if wait:
+        page.block_thread()
+        folder.cleanup()
+    return page, address

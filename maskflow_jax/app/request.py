@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import json
 import textwrap
 import zlib
 from collections.abc import Mapping
@@ -111,19 +112,20 @@ def python_code(
         places: Further arguments of `VideoGenerator.load`.
         digest: SHA-256 of the tokens of the video, which the program then compares.
     """
-    arguments = [f"length={request.length}", f"seed={request.seed}", f"task={request.task!r}"]
+    arguments = [f"length={request.length}", f"seed={request.seed}"]
+    arguments.append(f"task={_written(request.task)}")
     default = generator.model.config.sampling
     for field in dataclasses.fields(SamplingConfig):
         value = getattr(request.sampling, field.name)
         if field.name == "sampler" or value != getattr(default, field.name):
-            module = "mf." if dataclasses.is_dataclass(value) else ""
-            arguments.append(f"{field.name}={module}{value!r}")
+            arguments.append(f"{field.name}={_written(value)}")
     context, imports = _context_lines(request, real)
     mask = []
     if request.task == "inpaint":
         mask, imports = _mask_lines(request), imports | {"import numpy as np"}
         arguments.append("known=known")
-    load = [repr(request.model), *(f"{name}={value!r}" for name, value in (places or {}).items())]
+    load = [_written(request.model)]
+    load += [f"{name}={_written(value)}" for name, value in (places or {}).items()]
     standard = {name for name in imports if "numpy" not in name}
     standard |= {"import hashlib"} if digest else set()
     lines = [*sorted(standard), "" if standard else None]
@@ -142,13 +144,27 @@ def python_code(
     return "\n".join(line for line in lines if line is not None) + "\n"
 
 
+def _written(value: Any) -> str:
+    """A value as Python; a dataclass with all its settings, a line for each."""
+    if isinstance(value, str):
+        return json.dumps(value)
+    if not dataclasses.is_dataclass(value):
+        return repr(value)
+    settings = [
+        f"{field.name}={_written(getattr(value, field.name))}"
+        for field in dataclasses.fields(value)
+    ]
+    lines = "".join(f"        {setting},\n" for setting in settings)
+    return f"mf.{type(value).__name__}(\n{lines}    )"
+
+
 def _context_lines(request: Request, real: np.ndarray) -> tuple[list[str], set[str]]:
     """The lines that make `context`, and what they import."""
     frames = real.shape[1]
     if not frames:
         return ["context = None"], set()
     if request.source == "dataset":
-        where = f"frames={frames}, split={request.split!r}, indices=[{request.index}]"
+        where = f"frames={frames}, split={_written(request.split)}, indices=[{request.index}]"
         return [f"context = generator.read_context({where})"], set()
     kind = np.uint16 if real.max() < 2**16 else np.int32
     packed = base64.b85encode(zlib.compress(real.astype(kind).tobytes(), 9)).decode()
