@@ -95,9 +95,10 @@ def _connect_settings(
     def known_frames(*given):
         try:
             frames = actions.known_frames(settings.values(given))
-        except MISTAKES:
-            return None  # the plan, or the start, says why
-        return pictures.strip(frames) if len(frames) else None
+        except MISTAKES:  # the plan, or the start, says why
+            return gr.update(visible=False)
+        there = len(frames) > 0
+        return gr.update(value=pictures.strip(frames) if there else None, visible=there)
 
     def to_paint_on(*given):
         values = settings.values(given)
@@ -111,14 +112,21 @@ def _connect_settings(
         return gr.update(visible=True, value=drawing)
 
     def chosen(task, source, sampler):
-        given = task != "unconditional"
         return [
-            gr.update(visible=given),
-            gr.update(visible=given and source == "dataset"),
-            gr.update(visible=given and source == "upload"),
-            gr.update(visible=given and source == "upload"),
+            gr.update(visible=source == "dataset"),
+            *[gr.update(visible=source == "upload")] * 2,
             *(gr.update(visible=name == sampler) for name in settings.groups),
         ]
+
+    def fitting_source(task, source):
+        if task == "unconditional":
+            return "none"
+        return "dataset" if source == "none" else gr.skip()
+
+    def fitting_task(task, source):
+        if source == "none":
+            return "unconditional"
+        return "prediction" if task == "unconditional" else gr.skip()
 
     def model_chosen(model):
         try:
@@ -139,10 +147,13 @@ def _connect_settings(
         return clip, None, pictures.note(str(clip))
 
     choices = [named["task"], named["source"], named["sampler"]]
-    shown = [named["source"], settings.dataset, settings.upload, settings.clip_note]
+    shown = [settings.dataset, settings.upload, settings.clip_note]
     shown += settings.groups.values()
     for part in choices:
         part.change(chosen, choices, shown, **QUICK, **HIDDEN)
+    # By hand only: one follows the other, not in circles.
+    named["task"].input(fitting_source, choices[:2], named["source"], **QUICK, **HIDDEN)
+    named["source"].input(fitting_task, choices[:2], named["task"], **QUICK, **HIDDEN)
     defaults = [named["sampler"], named["length"], *settings.entries]
     named["model"].change(model_chosen, named["model"], defaults, **HIDDEN)
     uploaded = [settings.clip, settings.upload, settings.clip_note]

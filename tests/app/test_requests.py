@@ -1,6 +1,7 @@
 """Forms to settings to Python code, without a browser: the code makes the same tokens."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -74,7 +75,10 @@ def test_a_form_is_read_strictly(models, tiny_run):
         ({"halton__num_steps": None}, "num_steps is None; it must be of type int"),
         ({"halton__num_steps": 2.5}, "num_steps is 2.5"),
         ({"halton__num_steps": 0}, "num_steps is 0; use 1 or more"),
-        ({"decoding__temperature": -1.0, "halton__counts": "all"}, "unknown counts 'all'.*decoding"),
+        (
+            {"decoding__temperature": -1.0, "halton__counts": "all"},
+            "unknown counts 'all'.*decoding",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             read(**changes)
@@ -113,9 +117,7 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_the_copied_code_makes_the_same_tokens(
-    name, ask, models, tmp_path, monkeypatch, capsys
-):
+def test_the_copied_code_makes_the_same_tokens(name, ask, models, tmp_path, monkeypatch, capsys):
     settings = dict(REQUESTS[name])
     if "clip" in settings:
         rng = np.random.default_rng(0)
@@ -149,7 +151,7 @@ def test_a_long_uploaded_context_is_taken_from_the_file_of_tokens(
     files = write_files(job.videos, tmp_path)
     saved = tmp_path / "downloads"
     saved.mkdir()
-    (saved / "sample_00000.npz").write_bytes(open(files["npz"], "rb").read())
+    shutil.copy(files["npz"], saved / "sample_00000.npz")
     run(code, saved, monkeypatch, capsys)
 
 
@@ -203,7 +205,9 @@ def test_the_unmasking_is_that_of_the_video(task, window, ask, models):
     picture = unmasking.draw(generator.tokenizer.decode(tokens), steps, 0)
     grey = (picture == unmasking.GREY).all(axis=-1)
     assert grey[:8].any()
-    assert not (unmasking.draw(generator.tokenizer.decode(tokens), steps, count) == 96).all(-1).all()
+    assert (
+        not (unmasking.draw(generator.tokenizer.decode(tokens), steps, count) == 96).all(-1).all()
+    )
 
 
 @pytest.mark.parametrize(
