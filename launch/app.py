@@ -44,7 +44,7 @@ def main(_) -> None:
         evaluations=_NFE.value,
         upload=UploadLimits(megabytes=_UPLOAD.value),
     )
-    serve(models, limits, host=_HOST.value, port=_PORT.value)
+    serve(models, limits, host=_HOST.value, port=_PORT.value).wait()
 
 
 if __name__ == "__main__":

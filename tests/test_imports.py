@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "evaluator": ALL,
     "results": ALL | {"evaluator"},
     "pages": ALL,
+    "app": ALL,
 }
 # These take models apart and put them together (graphdef, merge); they never define one.
 MAY_USE_NNX = {"models", "tokenizers", "evaluation", "training", "generation", "profiling"}

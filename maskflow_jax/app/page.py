@@ -1,5 +1,6 @@
 """The interactive page: what its parts do, and serving it."""
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from maskflow_jax.app.fields import form_fields, shown_value
 from maskflow_jax.app.models import Models
 from maskflow_jax.app.parts import STATE_KEPT, Results, Settings, results_column, settings_column
 from maskflow_jax.app.sampling import Job
-from maskflow_jax.app.toolkit import gr
+from maskflow_jax.app.toolkit import Middleware, gr
 
 TITLE = "MaskFlow: long video from masked tokens"
 CSS = """
@@ -77,41 +78,18 @@ def build_page(models: Models, limits: Limits = Limits()) -> gr.Blocks:
             with gr.Column(scale=3, min_width=320):
                 results = results_column()
         actions = Actions(models, fields, limits)
+        _connect_choices(actions, settings)
         _connect_settings(page, actions, settings, results)
         _connect_generation(actions, settings, results, job)
         _connect_unmasking(actions, results, job, revealed)
     return page
 
 
-def _connect_settings(
-    page: gr.Blocks, actions: Actions, settings: Settings, results: Results
-) -> None:
-    """Shows what a choice changes: other entries, the known frames, the plan."""
+def _connect_choices(actions: Actions, settings: Settings) -> None:
+    """Shows the entries that belong to a choice, and reads models and uploads."""
     named = settings.named
 
-    def plan(*given):
-        return actions.plan_text(settings.values(given))
-
-    def known_frames(*given):
-        try:
-            frames = actions.known_frames(settings.values(given))
-        except MISTAKES:  # the plan, or the start, says why
-            return gr.update(visible=False)
-        there = len(frames) > 0
-        return gr.update(value=pictures.strip(frames) if there else None, visible=there)
-
-    def to_paint_on(*given):
-        values = settings.values(given)
-        if values["task"] != "inpaint":
-            return gr.update(visible=False)
-        try:
-            frame = pictures.canvas(actions.known_frames(values)[0])
-        except MISTAKES:
-            return gr.update(visible=True, value=None)
-        drawing = {"background": frame, "layers": [], "composite": None}
-        return gr.update(visible=True, value=drawing)
-
-    def chosen(task, source, sampler):
+    def chosen(source, sampler):
         return [
             gr.update(visible=source == "dataset"),
             *[gr.update(visible=source == "upload")] * 2,
@@ -146,27 +124,56 @@ def _connect_settings(
             return None, None, pictures.problem(str(error))
         return clip, None, pictures.note(str(clip))
 
-    choices = [named["task"], named["source"], named["sampler"]]
-    shown = [settings.dataset, settings.upload, settings.clip_note]
-    shown += settings.groups.values()
+    shown = [settings.dataset, settings.upload, settings.clip_note, *settings.groups.values()]
+    choices = [named["source"], named["sampler"]]
     for part in choices:
         part.change(chosen, choices, shown, **QUICK, **HIDDEN)
     # By hand only: one follows the other, not in circles.
-    named["task"].input(fitting_source, choices[:2], named["source"], **QUICK, **HIDDEN)
-    named["source"].input(fitting_task, choices[:2], named["task"], **QUICK, **HIDDEN)
+    task, source = named["task"], named["source"]
+    task.input(fitting_source, [task, source], source, **QUICK, **HIDDEN)
+    source.input(fitting_task, [task, source], task, **QUICK, **HIDDEN)
     defaults = [named["sampler"], named["length"], *settings.entries]
     named["model"].change(model_chosen, named["model"], defaults, **HIDDEN)
     uploaded = [settings.clip, settings.upload, settings.clip_note]
     settings.upload.upload(upload, [settings.upload, named["model"]], uploaded, **HIDDEN)
+
+
+def _connect_settings(
+    page: gr.Blocks, actions: Actions, settings: Settings, results: Results
+) -> None:
+    """Shows the plan and the known frames of what is entered."""
+    named = settings.named
+
+    def plan(*given):
+        return actions.plan_text(settings.values(given))
+
+    def known_frames(*given):
+        try:
+            frames = actions.known_frames(settings.values(given))
+        except MISTAKES:  # the plan, or the start, says why
+            return gr.update(visible=False)
+        there = len(frames) > 0
+        return gr.update(value=pictures.strip(frames) if there else None, visible=there)
+
+    def to_paint_on(*given):
+        values = settings.values(given)
+        if values["task"] != "inpaint":
+            return gr.update(visible=False)
+        try:
+            frame = pictures.canvas(actions.known_frames(values)[0])
+        except MISTAKES:
+            return gr.update(visible=True, value=None)
+        drawing = {"background": frame, "layers": [], "composite": None}
+        return gr.update(visible=True, value=drawing)
+
     # The drawing itself, which is large, is sent with the start only.
     light = [settings.clip if part is named["drawing"] else part for part in settings.inputs]
     read = [part for part in settings.inputs if part is not named["drawing"]]
     gr.on([page.load, *(p.change for p in read)], plan, light, results.plan, **QUICK, **HIDDEN)
-    sources = ("model", "task", "source", "split", "index", "clip")
-    frames = [*(named[name] for name in (*sources, "length"))]
-    triggers = [page.load, *(part.change for part in frames)]
+    frames = [named[name] for name in ("model", "task", "source", "split", "index", "clip")]
+    triggers = [page.load, named["length"].change, *(part.change for part in frames)]
     gr.on(triggers, known_frames, light, settings.context, **QUICK, **HIDDEN)
-    triggers = [named[name].change for name in sources]
+    triggers = [part.change for part in frames]
     gr.on(triggers, to_paint_on, light, named["drawing"], **QUICK, **HIDDEN)
 
 
@@ -253,35 +260,52 @@ def _connect_unmasking(
     results.steps.input(draw, inputs, results.unmasking, **QUICK, **HIDDEN)
 
 
+@dataclasses.dataclass(kw_only=True)
+class Served:
+    """A page that is being served.
+
+    Attributes:
+        page: The page.
+        address: Where browsers find it.
+        files: Folder of uploads and results, which is deleted in the end.
+    """
+
+    page: gr.Blocks
+    address: str
+    files: tempfile.TemporaryDirectory
+
+    def wait(self) -> None:
+        """Serves until the process is interrupted, then ends."""
+        self.page.block_thread()
+        self.close()
+
+    def close(self) -> None:
+        """Ends, and deletes all files."""
+        self.page.close(verbose=False)
+        self.files.cleanup()
+
+
 def serve(
     models: Models,
     limits: Limits = Limits(),
     *,
     host: str = "127.0.0.1",
     port: int | None = None,
-    wait: bool = True,
-) -> tuple[gr.Blocks, str]:
-    """Serves the page.
+) -> Served:
+    """Serves the page in the background; one page in a process, as its files have one folder.
 
     Args:
         models: The models.
         limits: What one visitor may ask for.
         host: Address to listen at; the default is reached from this machine only.
         port: Port; None for the first free one from 7860 on.
-        wait: Whether to serve until the process is interrupted.
-
-    Returns:
-        The page, to be closed, and its address.
 
     Raises:
         OSError: if the port is taken.
     """
-    from starlette.middleware import Middleware
-
-    folder = tempfile.TemporaryDirectory(prefix="maskflow-page-")
-    os.environ["GRADIO_TEMP_DIR"] = folder.name  # of uploads and results
+    files = tempfile.TemporaryDirectory(prefix="maskflow-page-")
+    os.environ["GRADIO_TEMP_DIR"] = files.name
     page = build_page(models, limits)
-    page.uploads = folder  # deleted with the page
     page.queue(max_size=QUEUE, default_concurrency_limit=None)
     _, address, _ = page.launch(
         server_name=host,
@@ -300,7 +324,4 @@ def serve(
         css=CSS,
     )
     logging.info("the page is at %s", address)
-    if wait:
-        page.block_thread()
-        folder.cleanup()
-    return page, address
+    return Served(page=page, address=address, files=files)

@@ -84,13 +84,22 @@ def sample(generator: VideoGenerator, job: Job) -> Iterator[Progress]:
     """
     generation, task = job.generation, job.generation.task
     given = task.inputs(job.real)[0]
-    parts = [given.astype(np.int32)]
-    frames = [generator.tokenizer.decode(given[0])] if given.shape[1] else []
-    evaluations, seconds, started = 0, [], time.monotonic()
+    side = generator.tokenizer.identity["frame_size"]
+    # In the order of sampling, filled from the front.
+    tokens = np.zeros(task.known.shape, np.int32)
+    frames = np.zeros((len(tokens), side, side, 3), np.uint8)
+    done = evaluations = 0
+    seconds: list[float] = []
+
+    def add(new: np.ndarray) -> None:
+        nonlocal done
+        here = slice(done, done + len(new))
+        if len(new):
+            tokens[here], frames[here] = new, generator.tokenizer.decode(new)
+        done += len(new)
 
     def progress(count: int) -> Progress:
-        done = sum(len(part) for part in frames)
-        shown = np.concatenate(frames)[: task.shown] if frames else _nothing(generator)
+        shown = frames[: min(done, task.shown)]
         return Progress(
             frames=shown[::-1] if task.backward else shown,
             first=task.shown - done if task.backward else 0,
@@ -99,26 +108,19 @@ def sample(generator: VideoGenerator, job: Job) -> Iterator[Progress]:
             rate=float(np.median(seconds[1:])) if len(seconds) > 1 else None,
         )
 
+    add(given[0])
     yield progress(0)
-    windows = generation.plan.windows
-    chunks = iter(generator.sample_windows(generation, job.real, seed=job.request.seed))
-    for count, window in enumerate(windows, start=1):
+    chunks = generator.sample_windows(generation, job.real, seed=job.request.seed)
+    for count, window in enumerate(generation.plan.windows, start=1):
         if job.stopped.is_set():
             break
-        parts.append(next(chunks))
+        started = time.monotonic()
+        add(next(chunks)[0])
         evaluations += generation.plan.window_nfe(window)
         seconds.append((time.monotonic() - started) / generation.plan.window_nfe(window))
-        if parts[-1].shape[1]:
-            frames.append(generator.tokenizer.decode(parts[-1][0]))
         # Set before the visitor sees the last window, so that what is seen can be had.
-        job.videos = _videos(generator, generation, np.concatenate(parts, axis=1), evaluations)
+        job.videos = _videos(generator, generation, tokens[None, :done], evaluations)
         yield progress(count)
-        started = time.monotonic()
-
-
-def _nothing(generator: VideoGenerator) -> np.ndarray:
-    side = generator.tokenizer.identity["frame_size"]
-    return np.zeros((0, side, side, 3), np.uint8)
 
 
 def _videos(
@@ -129,7 +131,7 @@ def _videos(
     if not done:
         return None
     return Videos(
-        tokens=task.finish(tokens),
+        tokens=task.finish(tokens).copy(),
         known=task.finish(task.known[:done]),
         fps=generator.fps,
         tokenizer=generator.tokenizer,

@@ -6,9 +6,10 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # looked at while it is import
 
 try:
     import gradio as gr
+    from starlette.middleware import Middleware
 except ImportError as error:
     raise ImportError(
         f"the interactive page needs Gradio ({error}): pip install 'maskflow_jax[app]'"
     ) from error
 
-__all__ = ["gr"]
+__all__ = ["Middleware", "gr"]

@@ -50,11 +50,10 @@ def page(browser, tiny_run):
     from maskflow_jax.app.page import serve
 
     with tiny.quick_compilation():
-        served, address = serve(Models([str(tiny_run)]), wait=False)
-        served.address = address
+        served = serve(Models([str(tiny_run)]))
         yield served
         served.close()
-        served.uploads.cleanup()
+    assert not Path(served.files.name).exists()
 
 
 @pytest.fixture
@@ -191,7 +190,7 @@ def test_a_bad_upload_is_a_message_and_a_good_one_is_used_and_deleted(
     Image.fromarray(pixels).save(good)
     tab.set_input_files("#upload input[type=file]", good)
     tab.wait_for_selector("#clip_note .note:has-text('good.png: an image')")
-    names = {path.name for path in Path(page.uploads.name).rglob("*")}
+    names = {path.name for path in Path(page.files.name).rglob("*")}
     assert not names & {"good.png", "broken.mp4"}
     choose(tab, "task", "inpaint")
     tab.wait_for_selector("#drawing canvas")
