@@ -39,6 +39,7 @@ OPTIONAL = {
     "skimage": "report",
     "matplotlib": "report",
     "apache_beam": "beam",
+    "gradio": "app",
 }
 CODECS = ("h264", "hevc", "vp9", "av1")
 SECONDS = 5.0  # of generating

@@ -67,5 +67,6 @@ def pytest_collection_modifyitems(items):
         "test_released_weights",
         "test_configs",
         "test_many_devices",
+        "test_app_page",
     )
     items.sort(key=lambda item: item.path.stem not in slow)

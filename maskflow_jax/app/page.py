@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -275,7 +276,8 @@ class Served:
     files: tempfile.TemporaryDirectory
 
     def wait(self) -> None:
-        """Serves until the process is interrupted, then ends."""
+        """Serves until the process is interrupted or terminated, then ends."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         self.page.block_thread()
         self.close()
 
@@ -307,21 +309,25 @@ def serve(
     os.environ["GRADIO_TEMP_DIR"] = files.name
     page = build_page(models, limits)
     page.queue(max_size=QUEUE, default_concurrency_limit=None)
-    _, address, _ = page.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        quiet=True,
-        prevent_thread_lock=True,
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-        mcp_server=False,
-        max_file_size=int(limits.upload.megabytes * 1e6),
-        app_kwargs={"middleware": [Middleware(OwnContentOnly)]},
-        theme=gr.themes.Default(**FONTS),
-        css=CSS,
-    )
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            mcp_server=False,
+            max_file_size=int(limits.upload.megabytes * 1e6),
+            app_kwargs={"middleware": [Middleware(OwnContentOnly)]},
+            theme=gr.themes.Default(**FONTS),
+            css=CSS,
+        )
+    except OSError as error:
+        files.cleanup()
+        raise OSError(f"port {port} of {host} is taken; choose another one") from error
     logging.info("the page is at %s", address)
     return Served(page=page, address=address, files=files)

@@ -179,6 +179,10 @@ def test_a_bad_upload_is_a_message_and_a_good_one_is_used_and_deleted(
 ):
     tab = visit(length=6)
     choose(tab, "source", "upload")
+    text = tmp_path / "note.txt"
+    text.write_text("no video")
+    tab.set_input_files("#upload input[type=file]", text)
+    tab.wait_for_selector(".toast-body:has-text('Invalid file type: note.txt')")
     bad = tmp_path / "broken.mp4"
     bad.write_bytes(b"no video" * 100)
     tab.set_input_files("#upload input[type=file]", bad)
