@@ -115,6 +115,19 @@ def copied(tab):
     return tab.evaluate("navigator.clipboard.readText()")
 
 
+def paint(tab, reach):
+    """Paints a stroke over the middle of the drawing, once it lies still."""
+    drawing, place = tab.locator("#drawing canvas").first, None
+    while place != (place := drawing.bounding_box()):
+        drawing.evaluate("e => e.scrollIntoView({block: 'center', behavior: 'instant'})")
+        time.sleep(0.3)
+    x, y = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
+    tab.mouse.move(x - reach, y)
+    tab.mouse.down()
+    tab.mouse.move(x + reach, y, steps=5)
+    tab.mouse.up()
+
+
 def rerun(code, folder, monkeypatch):
     """Runs copied code in a folder and returns its videos."""
     monkeypatch.chdir(folder)
@@ -201,13 +214,7 @@ def test_a_bad_upload_is_a_message_and_a_good_one_is_used_and_deleted(
     time.sleep(1)  # the drawing takes its picture in
     tab.click("#generate")
     tab.wait_for_selector("#status .problem:has-text('nothing is painted yet')")
-    tab.locator("#drawing canvas").first.scroll_into_view_if_needed()
-    place = tab.locator("#drawing canvas").first.bounding_box()
-    x, y = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
-    tab.mouse.move(x - 10, y)
-    tab.mouse.down()
-    tab.mouse.move(x + 10, y, steps=5)
-    tab.mouse.up()
+    paint(tab, 10)
     time.sleep(0.5)
     tab.click("#generate")
     tab.wait_for_selector(READY)
