@@ -11,14 +11,16 @@ from maskflow_jax.generation.request import Generation
 from maskflow_jax.generation.trained_model import CONFIG, PRETRAINED
 from maskflow_jax.generator import VideoGenerator
 from maskflow_jax.sampling.samplers import MGM
+from maskflow_jax.training.workdir import read_workdir_config
 
 KEPT = 2  # models in memory
 TIMED_WINDOWS, TIMED_STEPS = 3, 2
 
 
 def shipped_names() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted(folder.parent.name for folder in PRETRAINED.glob(f"*/{CONFIG}"))
+    """Names of the models that come with the package and take no captions."""
+    folders = sorted(file.parent for file in PRETRAINED.glob(f"*/{CONFIG}"))
+    return [each.name for each in folders if read_workdir_config(each).conditions is None]
 
 
 class Models:

@@ -10,7 +10,7 @@ import tiny
 import maskflow_jax as mf
 from maskflow_jax.app import fields, request
 from maskflow_jax.app.actions import Actions
-from maskflow_jax.app.models import Models
+from maskflow_jax.app.models import Models, shipped_names
 from maskflow_jax.app.request import Request, python_code
 from maskflow_jax.app.sampling import digest, prepare, sample, write_files
 from maskflow_jax.generation import unmasking
@@ -252,6 +252,9 @@ def test_models_are_shared_and_others_are_not_offered(models, tiny_run):
         models.get("/etc")
     with pytest.raises(ValueError, match="no model is offered"):
         Models([])
+    assert shipped_names() == ["maze"]
+    with pytest.raises(ValueError, match="told by captions or labels what to show"):
+        Models(["maze_scenes"]).get("maze_scenes")
     timed = Models([str(tiny_run)], any_path=True)
     plan = timed.get(str(tiny_run)).plan(9)
     assert 0 < timed.expected_seconds(str(tiny_run), plan) < 60
