@@ -54,8 +54,7 @@ def main(_) -> None:
     known = model.config.sampling.context_frames
     contestants = [comparison.parse(text, known) for text in _SAMPLERS.value]
     if _WHAT.value == "unmasking":
-        context = generator.read_context()[0]
-        rows = [(c.label, *unmasking.reveal(model, c.sampling, context)) for c in contestants]
+        rows = [(c.label, *unmasking.reveal_video(generator, c.sampling)) for c in contestants]
         write_gif(out, unmasking.animate(generator.tokenizer, rows), 10.0)
         return
     videos = find_dataset(model, model.config.data.validation_split, _DATASET.value)

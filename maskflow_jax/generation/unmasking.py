@@ -10,6 +10,7 @@ from maskflow_jax.config import SamplingConfig
 from maskflow_jax.generation.request import Generation, make_window_sampler
 from maskflow_jax.generation.trained_model import TrainedModel
 from maskflow_jax.generation.videos import Videos
+from maskflow_jax.generator import VideoGenerator
 from maskflow_jax.sampling.types import WindowTokens
 from maskflow_jax.sampling.window import trajectory
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
@@ -18,6 +19,14 @@ GREY = 96  # of masked tokens
 LABEL_HEIGHT = 14  # pixels
 GAP = 1  # pixels between frames
 HOLD = 0.25  # of the animation's length, the finished window stands still
+
+
+def reveal_video(
+    generator: VideoGenerator, sampling: SamplingConfig, video: int = 0
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Samples a window after the first frames of a validation video; see `reveal`."""
+    context = generator.read_context(frames=sampling.context_frames, indices=video)
+    return reveal(generator.model, sampling, context[0])
 
 
 def reveal(
