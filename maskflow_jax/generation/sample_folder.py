@@ -6,7 +6,6 @@ one window. A sample is complete when its `.npz` of tokens is there; the pixels 
 What the samples were made with is in `settings.json`; a folder of other settings is refused.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from maskflow_jax.config_files import to_dict
 from maskflow_jax.generation.request import Generation
 from maskflow_jax.generation.videos import Videos
 from maskflow_jax.generator import VideoGenerator
-from maskflow_jax.io.files import write_text, write_with
+from maskflow_jax.io.files import sha256_of_arrays, write_text, write_with
 from maskflow_jax.io.settings import flatten
 from maskflow_jax.parallel import sharding
 
@@ -37,12 +36,8 @@ def local_mesh(num_devices: int | None = None) -> Mesh:
 
 def digest(tree: Any) -> str:
     """Returns the SHA-256 of arrays, their names and shapes."""
-    whole = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(leaf)
-        whole.update(f"{sharding.path_name(path)} {array.dtype} {array.shape}".encode())
-        whole.update(array.tobytes())
-    return whole.hexdigest()
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return sha256_of_arrays((sharding.path_name(path), leaf) for path, leaf in leaves)
 
 
 class SampleFolder:

@@ -8,7 +8,6 @@ A model is found under a path or a name:
 """
 
 import dataclasses
-import hashlib
 import json
 import zipfile
 import zlib
@@ -28,7 +27,7 @@ from maskflow_jax.config_files import to_dict
 from maskflow_jax.data.dataset import TokenVideos, check_tokenizer, read_token_dataset
 from maskflow_jax.generation.model_card import model_card
 from maskflow_jax.generation.scenes import check_conditional
-from maskflow_jax.io.files import atomic_folder, write_with
+from maskflow_jax.io.files import atomic_folder, sha256_of_arrays, write_with
 from maskflow_jax.io.weights import check_finite, check_weights
 from maskflow_jax.parallel import sharding
 from maskflow_jax.scenes.encoders import Encoder, LabelEncoder, WordEncoder, check_encoder
@@ -161,7 +160,7 @@ def export_model(
     }
     with atomic_folder(directory) as part:
         # A changed bit makes a wrong weight, not an unreadable file: loading compares this.
-        metadata = {"step": str(model.step), "sha256": _digest(arrays)}
+        metadata = {"step": str(model.step), "sha256": sha256_of_arrays(sorted(arrays.items()))}
         card = card or model_card(
             model.config,
             name=model.directory.resolve().name,
@@ -300,7 +299,8 @@ def _read_weights(path: Path, abstract: dict) -> tuple[int, dict]:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}; copy the model again") from error
     header = _header(path)
-    if header.get("sha256", _digest(arrays)) != _digest(arrays):
+    found = sha256_of_arrays(sorted(arrays.items()))
+    if header.get("sha256", found) != found:
         raise ValueError(
             f"the weights in {path} changed since they were exported; copy the model again"
         )
@@ -324,12 +324,3 @@ def _header(path: Path) -> dict[str, str]:
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return header.get("__metadata__", {})
-
-
-def _digest(arrays: Mapping[str, jax.Array]) -> str:
-    """The SHA-256 of the names and bytes of tensors."""
-    whole = hashlib.sha256()
-    for name in sorted(arrays):
-        whole.update(name.encode())
-        whole.update(np.asarray(arrays[name]).tobytes())
-    return whole.hexdigest()

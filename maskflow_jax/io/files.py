@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 _SUFFIX = ".part"
 _NAME = re.compile(r"\.(?P<host>[^./]*)-(?P<pid>\d+)-(?P<token>[0-9a-f]{8})\.part$")
 _OLD = 24 * 3600  # seconds after which another machine's temporary names are left-overs
@@ -145,6 +147,16 @@ def sha256_of_files(paths: Iterable[str | Path]) -> str:
     for path in paths:
         digest.update(bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()
+
+
+def sha256_of_arrays(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
+    """Returns the SHA-256 of arrays with their names, types and shapes, in the given order."""
+    whole = hashlib.sha256()
+    for name, array in arrays:
+        array = np.ascontiguousarray(array)
+        whole.update(f"{name} {array.dtype} {array.shape}".encode())
+        whole.update(array.tobytes())
+    return whole.hexdigest()
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

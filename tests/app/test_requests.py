@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,8 +150,11 @@ def test_a_long_uploaded_context_is_taken_from_the_file_of_tokens(
     list(sample(generator, job))
     monkeypatch.setattr(request, "MAX_EMBEDDED", 10)
     code = python_code(generator, asked, job.real, digest=digest(job.videos))
-    shutil.copy(write_files(job.videos, tmp_path)["npz"], tmp_path)
-    run(code, tmp_path, monkeypatch, capsys)
+    file = Path(write_files(job.videos, tmp_path)["npz"])
+    assert file.name in code
+    shutil.copy(file, tmp_path)
+    again = run(code, tmp_path, monkeypatch, capsys)
+    np.testing.assert_array_equal(again.tokens, job.videos.tokens)
 
 
 def test_a_stopped_video_is_the_beginning_of_the_whole_one(ask, models, tmp_path):
