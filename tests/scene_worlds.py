@@ -1,10 +1,30 @@
 """Videos of scenes small enough for tests: every scene shows one token, which its caption names."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import tiny
 
+import maskflow_jax as mf
 from maskflow_jax.data.dataset import read_token_dataset, write_token_dataset
+from maskflow_jax.generation.previews import previews
 from maskflow_jax.scenes.records import Scene
+from maskflow_jax.tokenizers.tokenizer import Tokenizer, save_tokenizer
+from maskflow_jax.tokenizers.vqgan import VQGAN
+from maskflow_jax.training.trainer import train
+
+# What differs from the tiny config in a run on scenes.
+SCENES = {
+    "data.clip_frames": 6,
+    "scenes.condition": "captions",
+    "scenes.num_scenes": 3,
+    "sampling.context_frames": 4,
+    "model.isolated_context": True,
+    "optimizer.learning_rate": 1e-2,
+    "optimizer.warmup_steps": 1,
+    "run.num_steps": 4,
+}
 
 COLOURS = ("red", "green", "blue", "white", "black", "grey", "pink", "gold")
 
@@ -52,3 +72,41 @@ def scene_config(directory, **changes):
         "sampling__context_frames": 4,
     }
     return tiny.tiny_config(**settings | changes)
+
+
+def write_scene_world(folder):
+    """A tokenizer that was never trained, and videos of scenes that say they are its."""
+    params = tiny.random_params(lambda: VQGAN(tiny.AUTOENCODER, tiny.nnx.Rngs(0)), scale=0.3)
+    save_tokenizer(folder / "tokenizer", tiny.AUTOENCODER, params)
+    write_scene_videos(folder / "data", tokenizer=Tokenizer.load(folder / "tokenizer").identity)
+    return folder
+
+
+def train_on_scenes(world):
+    """A generator whose network looks at captions."""
+    settings = tiny.settings_of(world, **SCENES)
+    with tiny.quick_compilation():
+        assert train(settings, world / "run", [previews])
+    assert (world / "run" / "previews" / "00000004.mp4").is_file()
+    found = mf.VideoGenerator.load(world / "run")
+    # Few steps leave a network that hardly looks at captions: these weights do.
+    params = jax.tree.map(
+        lambda x: x + 0.3 * np.random.default_rng(x.size).normal(size=x.shape).astype(x.dtype),
+        found.model.params,
+    )
+    found.model = dataclasses.replace(found.model, params=params)
+    return found
+
+
+def said(scenes, generator, row=0):
+    """The words that a window's frames are told, frame by frame."""
+    words = generator.encoder.record.names
+    texts = [
+        " ".join(words[w] for w in caption[mask])
+        for caption, mask in zip(scenes.captions[row], scenes.caption_mask[row], strict=True)
+    ]
+    return [texts[scene] for scene in scenes.scene_id[row]]
+
+
+def doubled(captions):
+    return [caption for caption in captions for _ in range(2)]

@@ -4,18 +4,16 @@ import dataclasses
 import itertools
 import json
 
-import jax
 import numpy as np
 import pytest
 import tiny
 from absl import flags
-from scene_worlds import write_scene_videos
+from scene_worlds import doubled, said, train_on_scenes, write_scene_world
 
 import maskflow_jax as mf
 from launch import sample
 from maskflow_jax.generation.job_folder import JobFolder, make_batches
 from maskflow_jax.generation.jobs import read_jobs
-from maskflow_jax.generation.previews import previews
 from maskflow_jax.generation.sample_folder import SampleFolder
 from maskflow_jax.generation.scenes import (
     SceneTrack,
@@ -29,48 +27,19 @@ from maskflow_jax.generation.window_program import WindowProgram
 from maskflow_jax.sampling.samplers import SAMPLERS
 from maskflow_jax.scenes.encoders import LabelEncoder
 from maskflow_jax.scenes.settings import ConditionsRecord
-from maskflow_jax.tokenizers.tokenizer import Tokenizer, save_tokenizer
-from maskflow_jax.tokenizers.vqgan import VQGAN
-from maskflow_jax.training.trainer import train
 
 CAPTIONS = ["red walls", "blue walls", "gold walls", "pink walls", "grey walls", "red walls"]
 STEPS = 2
-SCENES = {
-    "data.clip_frames": 6,
-    "scenes.condition": "captions",
-    "scenes.num_scenes": 3,
-    "sampling.context_frames": 4,
-    "model.isolated_context": True,
-    "optimizer.learning_rate": 1e-2,
-    "optimizer.warmup_steps": 1,
-    "run.num_steps": 4,
-}
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scene_world")
-    params = tiny.random_params(lambda: VQGAN(tiny.AUTOENCODER, tiny.nnx.Rngs(0)), scale=0.3)
-    save_tokenizer(folder / "tokenizer", tiny.AUTOENCODER, params)
-    identity = Tokenizer.load(folder / "tokenizer").identity
-    write_scene_videos(folder / "data", tokenizer=identity)
-    return folder
+    return write_scene_world(tmp_path_factory.mktemp("scene_world"))
 
 
 @pytest.fixture(scope="module")
 def generator(world):
-    settings = tiny.settings_of(world, **SCENES)
-    with tiny.quick_compilation():
-        assert train(settings, world / "run", [previews])
-    assert (world / "run" / "previews" / "00000004.mp4").is_file()
-    found = mf.VideoGenerator.load(world / "run")
-    # Few steps leave a network that hardly looks at captions: these weights do.
-    params = jax.tree.map(
-        lambda x: x + 0.3 * np.random.default_rng(x.size).normal(size=x.shape).astype(x.dtype),
-        found.model.params,
-    )
-    found.model = dataclasses.replace(found.model, params=params)
-    return found
+    return train_on_scenes(world)
 
 
 @pytest.fixture(autouse=True)
@@ -90,20 +59,6 @@ def windows(monkeypatch):
 
     monkeypatch.setattr(WindowProgram, "__call__", watched)
     return seen
-
-
-def said(scenes, generator, row=0):
-    """The words that a window's frames are told, frame by frame."""
-    words = generator.encoder.record.names
-    texts = [
-        " ".join(words[w] for w in caption[mask])
-        for caption, mask in zip(scenes.captions[row], scenes.caption_mask[row], strict=True)
-    ]
-    return [texts[scene] for scene in scenes.scene_id[row]]
-
-
-def doubled(captions):
-    return [caption for caption in captions for _ in range(2)]
 
 
 def test_three_scenes_are_sampled_jointly(generator, windows):

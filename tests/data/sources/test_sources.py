@@ -3,15 +3,14 @@
 import os
 import pickle
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from PIL import Image
+from source_reading import by_id, failure, read
 from videos import moving, write_video
 
-from maskflow_jax.data.preparation.decoding import Outcome, decode_item
+from maskflow_jax.data.preparation.decoding import decode_item
 from maskflow_jax.data.preparation.frame_transforms import FrameTransform
 from maskflow_jax.data.sources import registry
 from maskflow_jax.data.sources.items import Item, describe, files_under, natural_key
@@ -21,22 +20,6 @@ from maskflow_jax.data.sources.registry import make_source
 # The sources that read a folder of files.
 NO_FOLDERS = ("tfds", "hdf5_tokens", "maze", "maze_scenes", "my_way_home")
 FOLDERS = [name for name in registry.SOURCES if name not in NO_FOLDERS]
-
-
-def read(source, item):
-    timed = list(source.open(item))
-    return np.stack([frame.pixels for frame in timed]), [frame.start for frame in timed]
-
-
-def failure(source, item):
-    *_, outcome = decode_item(source, item, FrameTransform(size=8), 8)
-    assert isinstance(outcome, Outcome)
-    return outcome.failure
-
-
-def by_id(source):
-    assert pickle.loads(pickle.dumps(source)) == source
-    return {item.id: item for item in source.listing().items}
 
 
 def test_natural_order():
@@ -296,57 +279,6 @@ def test_bad_images(tmp_path):
     assert "text/2.png cannot be read as an image" in failure(source, items["text"])
 
 
-class Films(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    VERSION = tfds.core.Version("1.0.0")
-    pkg_dir_path, url_infos = Path(__file__).parent, None  # TFDS cannot find them for a test
-
-    def _info(self):
-        features = {
-            "clip": tfds.features.Tensor(shape=(None, 9, 7, 3), dtype=np.uint8),
-            "label": tfds.features.Text(),
-        }
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-    def _split_generators(self, _):
-        return {"train": self._films(4), "validation": self._films(2)}
-
-    def _films(self, count):
-        for index in range(count):
-            yield index, {"clip": moving(5 + index, 9, 7), "label": "x"}
-
-    _generate_examples = _films
-
-
-@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
-def test_tfds_videos(tmp_path, file_format):
-    if file_format == "tfrecord":
-        pytest.importorskip("tensorflow")
-    Films(data_dir=tmp_path, file_format=file_format).download_and_prepare()
-    settings = {"dataset": "films", "fps": 4.0, "root": tmp_path}
-    source = make_source("tfds", settings)
-    items = by_id(source)
-    assert sorted(items) == [
-        *(f"train/{i:08d}" for i in range(4)), *(f"validation/{i:08d}" for i in range(2))
-    ]  # fmt: skip
-    assert {item.split for item in items.values()} == {"train", "test"}
-    lengths = []
-    for item in items.values():
-        frames, _ = read(source, item)
-        np.testing.assert_array_equal(frames, moving(len(frames), 9, 7))
-        lengths.append(len(frames))
-    assert sorted(lengths) == [5, 5, 6, 6, 7, 8]
-    outcomes = [
-        list(decode_item(source, items[name], FrameTransform(size=8), 8))[-1]
-        for name in ("train/00000000", "train/00000000", "train/00000001")
-    ]
-    digests = [outcome.facts["sha256"] for outcome in outcomes]
-    assert digests[0] == digests[1] != digests[2]
-    with pytest.raises(ValueError, match=r"features clip, label.*set key"):
-        make_source("tfds", settings | {"key": "label"}).listing()
-    with pytest.raises(FileNotFoundError, match="no dataset 'nowhere'"):
-        make_source("tfds", settings | {"dataset": "nowhere"}).listing()
-
-
 @pytest.mark.parametrize("error", [RuntimeError("bad CRC"), StopIteration()])
 def test_a_damaged_example_fails_alone(error):
     class Damaged:
@@ -356,23 +288,6 @@ def test_a_damaged_example_fails_alone(error):
 
     *_, outcome = decode_item(Damaged(), Item(id="x"), FrameTransform(size=8), 8)
     assert outcome.failure
-
-
-def test_a_damaged_tfrecord_is_named(tmp_path):
-    pytest.importorskip("tensorflow")
-    Films(data_dir=tmp_path, file_format="tfrecord").download_and_prepare()
-    (shard,) = tmp_path.rglob("films-train*")
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 3] ^= 0xFF
-    shard.write_bytes(data)
-    source = make_source("tfds", {"dataset": "films", "fps": 4.0, "root": tmp_path})
-    outcomes = [
-        list(decode_item(source, item, FrameTransform(size=8), 8))[-1]
-        for item in source.listing().items
-    ]
-    failures = {outcome.failure for outcome in outcomes if outcome.failure}
-    assert failures and all("cannot be read" in failure for failure in failures)
-    assert any(outcome.failure is None for outcome in outcomes)
 
 
 def test_a_list_that_names_a_pipe_fails_alone(tmp_path):
