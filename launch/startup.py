@@ -11,6 +11,8 @@ import os
 import platform
 from pathlib import Path
 
+from absl import flags
+
 from launch.logs import quiet_libraries
 
 _CPU_DESCRIPTION = Path("/proc/cpuinfo")
@@ -24,7 +26,7 @@ def start(*, keep_compiled: bool = True) -> None:
     """
     import jax  # here, for processes that import a program but only decode video
 
-    quiet_libraries()
+    quiet_libraries(tracebacks="debug" in flags.FLAGS and flags.FLAGS.debug)
     if not keep_compiled:
         jax.config.update("jax_enable_compilation_cache", False)
     elif jax.config.jax_compilation_cache_dir is None:

@@ -63,7 +63,7 @@ def test_cpus_that_differ_have_folders_of_their_own(tmp_path, monkeypatch):
 def test_a_folder_that_is_set_stays(monkeypatch):
     updates, before = {}, jax.config.jax_compilation_cache_dir
     monkeypatch.setattr(jax.config, "update", updates.__setitem__)
-    monkeypatch.setattr(startup, "quiet_libraries", lambda: None)
+    monkeypatch.setattr(startup, "quiet_libraries", lambda **_: None)
     startup.start()
     was_free = before is None  # another test of this process may have started a program
     expected = {"jax_compilation_cache_dir": str(startup.cache_directory())}
