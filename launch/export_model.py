@@ -21,7 +21,8 @@ _DTYPE = flags.DEFINE_enum(
 def main(_) -> None:
     """Writes the folder."""
     start()
-    from maskflow_jax.generation.trained_model import export_model, load_model
+    from maskflow_jax.generation.trained_model import export_model
+    from maskflow_jax.training.model_files import load_model
 
     export_model(load_model(_WORKDIR.value), _OUT.value, dtype=_DTYPE.value)
     logging.info("wrote %s", _OUT.value)

@@ -234,6 +234,8 @@ class RunConfig:
         checkpoint_every: Number of steps between checkpoints; one is also saved at the end.
         hook_every: Number of steps between calls of the hooks; they are also called at the end.
         keep_checkpoints: Number of newest checkpoints that are kept.
+        initial_weights: Run, exported model or shipped name whose averaged parameters a new run
+            starts from; empty for random ones.
         wandb: Project of Weights & Biases that metrics go to as well; empty for none.
     """
 
@@ -243,10 +245,11 @@ class RunConfig:
     checkpoint_every: int = free(5_000)
     hook_every: int = free(5_000)
     keep_checkpoints: int = free(2)
+    initial_weights: str = ""
     wandb: str = free("")
 
     def __post_init__(self):
-        numbers = [field.name for field in dataclasses.fields(self) if field.name != "wandb"]
+        numbers = [field.name for field in dataclasses.fields(self) if field.type is int]
         refuse("", self, dict.fromkeys(numbers, (1, None)))
 
 

@@ -30,10 +30,10 @@ from maskflow_jax.generation.scenes import (
     scene_frames,
     scene_texts,
 )
-from maskflow_jax.generation.trained_model import TrainedModel
 from maskflow_jax.generation.videos import Videos
 from maskflow_jax.scenes.encoders import Encoder
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
+from maskflow_jax.training.model_files import TrainedModel, load_model
 from maskflow_jax.training.state import parameter_count
 
 
@@ -84,7 +84,7 @@ class VideoGenerator(ModelWindows):
         Example:
             generator = VideoGenerator.load("maze")
         """
-        model = trained_model.load_model(path, mesh)
+        model = load_model(path, mesh)
         found = trained_model.find_tokenizer(model, tokenizer)
         return cls(model, found, dataset=dataset, text_encoder=text_encoder)
 

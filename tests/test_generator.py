@@ -16,8 +16,9 @@ from PIL import Image
 import maskflow_jax as mf
 from maskflow_jax.data.dataset import read_token_dataset
 from maskflow_jax.generation.contexts import video_windows
-from maskflow_jax.generation.trained_model import export_model, load_model
+from maskflow_jax.generation.trained_model import export_model
 from maskflow_jax.io import video_files
+from maskflow_jax.training.model_files import load_model
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("compilation_cache")

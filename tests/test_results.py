@@ -111,7 +111,7 @@ def test_the_plan_of_this_project_can_be_sampled():
     """Every row of the shipped model has a plan of windows."""
     from maskflow_jax.config_files import change_sampling
     from maskflow_jax.generation.request import plan_generation
-    from maskflow_jax.generation.trained_model import load_model
+    from maskflow_jax.training.model_files import load_model
 
     config = load_model("maze").config
     tables = results.read_plan(PLAN)

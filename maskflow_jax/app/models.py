@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from maskflow_jax.generation.request import Generation
-from maskflow_jax.generation.trained_model import CONFIG, PRETRAINED
 from maskflow_jax.generator import VideoGenerator
 from maskflow_jax.sampling.samplers import MGM
+from maskflow_jax.training.model_files import CONFIG, PRETRAINED
 from maskflow_jax.training.workdir import read_workdir_config
 
 KEPT = 2  # models in memory

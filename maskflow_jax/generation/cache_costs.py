@@ -14,11 +14,11 @@ from maskflow_jax.data.dataset import TokenVideos
 from maskflow_jax.data.pipeline import eval_clips
 from maskflow_jax.evaluation.likelihood import context_cross_entropy
 from maskflow_jax.generation.request import make_window_sampler
-from maskflow_jax.generation.trained_model import TrainedModel
 from maskflow_jax.generation.window_program import WindowProgram
 from maskflow_jax.sampling.samplers import MGM
 from maskflow_jax.sampling.types import Window
 from maskflow_jax.training.building import make_noise_schedule
+from maskflow_jax.training.model_files import TrainedModel
 
 REPEATS = 3  # timed chunks, after one that is not
 

@@ -10,13 +10,14 @@ import numpy as np
 
 from maskflow_jax.generation.request import Generation, make_window_sampler
 from maskflow_jax.generation.scenes import SceneTrack
-from maskflow_jax.generation.trained_model import TrainedModel, find_encoder
+from maskflow_jax.generation.trained_model import find_encoder
 from maskflow_jax.generation.videos import Videos
 from maskflow_jax.generation.window_program import WindowProgram
 from maskflow_jax.sampling.plans import EndlessPlan
 from maskflow_jax.scenes.conditions import Scenes
 from maskflow_jax.scenes.encoders import Encoder
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
+from maskflow_jax.training.model_files import TrainedModel
 
 
 class ModelWindows:

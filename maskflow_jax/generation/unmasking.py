@@ -8,12 +8,12 @@ from PIL import Image, ImageDraw
 
 from maskflow_jax.config import SamplingConfig
 from maskflow_jax.generation.request import Generation, make_window_sampler
-from maskflow_jax.generation.trained_model import TrainedModel
 from maskflow_jax.generation.videos import Videos
 from maskflow_jax.generator import VideoGenerator
 from maskflow_jax.sampling.types import WindowTokens
 from maskflow_jax.sampling.window import trajectory
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
+from maskflow_jax.training.model_files import TrainedModel
 
 GREY = 96  # of masked tokens
 LABEL_HEIGHT = 14  # pixels

@@ -15,13 +15,13 @@ from absl import logging
 
 from maskflow_jax.evaluation import report
 from maskflow_jax.generation import trained_model
-from maskflow_jax.generation.trained_model import ModelFolder
 from maskflow_jax.io.files import write_text
 from maskflow_jax.io.plots import Line, Panel, panel_svg
 from maskflow_jax.pages.contents import CONFIG, Contents, read_contents
 from maskflow_jax.pages.players import Player, make_players, previews_of
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
 from maskflow_jax.training.curves import training_panels
+from maskflow_jax.training.model_files import ModelFolder, open_model
 
 TEMPLATE = "page.html.jinja"
 MAX_PREVIEWS = 8
@@ -104,12 +104,12 @@ def _template() -> Any:
 def _find_model(folder: Path, model: str | Path | None) -> ModelFolder | None:
     """The model that was named, or the run that a folder is or lies in."""
     if model is not None:
-        return trained_model.open_model(model)
+        return open_model(model)
     own = folder.resolve()
     for place in (own, *own.parents[:3]):
         if (place / CONFIG).is_file() and (place / "checkpoints").is_dir():
             try:
-                return trained_model.open_model(place)
+                return open_model(place)
             except ValueError as error:  # of another version of this package
                 logging.warning("samples are shown by their video files alone: %s", error)
     return None

@@ -11,10 +11,10 @@ import numpy as np
 from absl import logging
 
 from maskflow_jax.generation import trained_model
-from maskflow_jax.generation.trained_model import ModelFolder
 from maskflow_jax.io import video_files
 from maskflow_jax.pages.contents import Sample
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
+from maskflow_jax.training.model_files import ModelFolder
 
 _SIDE = 128  # pixels that small frames are enlarged to; the page enlarges them further
 _GAP = 2  # pixels between generated and real

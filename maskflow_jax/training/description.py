@@ -14,6 +14,7 @@ from maskflow_jax.data.pipeline import eval_clips
 from maskflow_jax.models.attention import check_devices
 from maskflow_jax.parallel import sharding
 from maskflow_jax.training.building import make_flow, model_builder
+from maskflow_jax.training.initial_weights import check_initial_weights
 from maskflow_jax.training.optimizer import make_optimizer
 from maskflow_jax.training.scene_data import make_windows
 from maskflow_jax.training.state import init_state
@@ -67,6 +68,7 @@ def describe(
         make_flow(config)
         check_devices(config.model.attention)
         check_batch(config, mesh)
+        check_initial_weights(config, Path(workdir))
         lines.append(_state_line(mesh, config))
     folders = (Path(workdir) / "checkpoints").glob("*")
     steps = [int(path.name) for path in folders if path.name.isdigit()]

@@ -21,12 +21,13 @@ from maskflow_jax.parallel import sharding
 from maskflow_jax.training.building import make_flow, model_builder
 from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.curves import write_curves
+from maskflow_jax.training.initial_weights import check_initial_weights, first_state
 from maskflow_jax.training.loop import Hook, Parts, train_loop, validate
 from maskflow_jax.training.metrics import MetricWriter
 from maskflow_jax.training.optimizer import make_optimizer
 from maskflow_jax.training.run_card import write_run_card
 from maskflow_jax.training.scene_data import make_windows, with_conditions
-from maskflow_jax.training.state import abstract_state, init_state, parameter_count
+from maskflow_jax.training.state import abstract_state, parameter_count
 from maskflow_jax.training.steps import make_eval_step, make_train_step
 from maskflow_jax.training.workdir import claim_workdir
 
@@ -68,7 +69,7 @@ def train(
         Whether the run is finished; False after SIGTERM.
 
     Raises:
-        FileNotFoundError: if the dataset is missing.
+        FileNotFoundError: if the dataset or the model of `run.initial_weights` is missing.
         ValueError: if settings are wrong or do not go together, or the folder is another config's.
         NonFiniteLossError: if training diverged.
         CheckpointError: if a checkpoint could not be written, or none of them can be read.
@@ -82,6 +83,7 @@ def train(
     batches, clips = _open_clips(config, videos, validation)
     build = model_builder(config)
     graphdef, abstract = abstract_state(build, optimizer, mesh)
+    check_initial_weights(config, workdir)
     claim_workdir(workdir, config)
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
     # Closed on errors too: a checkpoint that is being written is finished.
@@ -92,7 +94,7 @@ def train(
         # Into an abstract state: a fresh state beside the restored one would take twice the memory.
         state = checkpoints.restore(abstract, batches)
         if state is None:
-            _, state = init_state(build, optimizer, init_key, mesh)
+            state = first_state(config, build, optimizer, init_key, mesh)
         sizes = _announce(workdir, config, state, len(videos))
         with contextlib.closing(_metric_writer(workdir, config, int(state["step"]))) as writer:
             run = Run(

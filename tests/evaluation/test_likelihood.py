@@ -14,9 +14,9 @@ from tiny import TOKENIZER, quick_compilation, random_params, tiny_config
 from maskflow_jax.evaluation.likelihood import bits_per_token, context_cross_entropy
 from maskflow_jax.flow.schedules import make_schedule
 from maskflow_jax.generation.cache_costs import as_markdown, compare
-from maskflow_jax.generation.trained_model import TrainedModel
 from maskflow_jax.models.latte import Latte, LatteConfig
 from maskflow_jax.training.building import model_builder
+from maskflow_jax.training.model_files import TrainedModel
 
 K, T, SIDE, B = 7, 5, 4, 2
 

@@ -9,11 +9,11 @@ import pytest
 
 from maskflow_jax.data.sources.maze import MazeSettings, maze_videos
 from maskflow_jax.evaluation.motion_reader import MotionReader
-from maskflow_jax.generation.trained_model import PRETRAINED
 from maskflow_jax.generator import VideoGenerator
 from maskflow_jax.parallel import sharding
 from maskflow_jax.training.building import make_flow
 from maskflow_jax.training.loop import validate
+from maskflow_jax.training.model_files import PRETRAINED
 from maskflow_jax.training.steps import make_eval_step
 
 WINDOW = 16

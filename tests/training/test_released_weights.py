@@ -14,13 +14,13 @@ from released import random_latte
 from tiny import assert_same, host_copy, quick_compilation, settings_of, write_videos, write_world
 
 from maskflow_jax.config_files import read_config
-from maskflow_jax.generation.trained_model import load_model
 from maskflow_jax.io.torch_files import read_torch_file, write_state_dict
 from maskflow_jax.models import latte_torch
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
 from maskflow_jax.training import trainer
 from maskflow_jax.training.building import make_latte_config
 from maskflow_jax.training.checkpoints import CheckpointError
+from maskflow_jax.training.model_files import load_model
 from maskflow_jax.training.released_weights import export_checkpoint, import_checkpoint
 from maskflow_jax.training.workdir import read_workdir_config
 

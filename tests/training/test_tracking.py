@@ -10,10 +10,11 @@ import pytest
 import tiny
 from PIL import Image
 
-from maskflow_jax.generation.trained_model import export_model, load_model
+from maskflow_jax.generation.trained_model import export_model
 from maskflow_jax.io.provenance import command_line, markdown_table
 from maskflow_jax.training import curves
 from maskflow_jax.training.metrics import MetricWriter
+from maskflow_jax.training.model_files import load_model
 from maskflow_jax.training.trainer import train
 
 
