@@ -8,7 +8,7 @@ two processor cores; its folder holds its figures (card.md). docs/maze.md descri
 
 Arguments follow a colon, separated by commas: `constant`, `time_independent` and `isolated` change
 training (`config_files.apply_arguments`), `smoke` trains for seconds; `demo` and `demo_smoke` are
-what `launch.demo` trains, and `results` is the small network of docs/results.md.
+what `launch.demo` trains.
 """
 
 import ml_collections
@@ -41,17 +41,7 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     sampler = MGM(num_steps=12, noise="random", independent_time=None)
     config.sampling.sampler = sampler_settings(sampler)
     config.sampling.frame_block = 4
-    return apply_arguments(config, arguments, results=_results, demo=_demo, demo_smoke=_demo_smoke, smoke=_smoke)
-
-
-def _results(config: ml_collections.ConfigDict) -> None:
-    """A network of 0.6 million parameters that is trained and sampled in minutes."""
-    config.data.clip_frames, config.data.batch_size = 8, 4
-    config.model.depth, config.model.width, config.model.num_heads = 4, 96, 3
-    config.run.num_steps = config.optimizer.decay_steps = 3_000
-    config.run.checkpoint_every = config.run.eval_every = config.run.hook_every = 1_000
-    config.sampling.context_frames, config.sampling.stride = 2, None
-    config.sampling.sampler.num_steps = 20
+    return apply_arguments(config, arguments, demo=_demo, demo_smoke=_demo_smoke, smoke=_smoke)
 
 
 def _demo(config: ml_collections.ConfigDict) -> None:

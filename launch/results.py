@@ -26,12 +26,12 @@ def main(_) -> None:
     from maskflow_jax import results
     from maskflow_jax.io.files import write_text
 
-    tables = results.read_plan(_PLAN.value, _TABLES.value)
+    plan = results.read_plan(_PLAN.value, _TABLES.value)
     if _NO_EVALUATE.value:
-        page = results.results_page(tables, _RECEIPTS.value)
+        page = results.results_page(plan, _RECEIPTS.value)
         write_text(_OUT.value, page)
     else:
-        page = results.make_results(tables, _RECEIPTS.value, _OUT.value)
+        page = results.make_results(plan, _RECEIPTS.value, _OUT.value)
     logging.info("wrote %s:\n%s", _OUT.value, page)
 
 

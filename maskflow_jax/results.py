@@ -2,6 +2,7 @@
 
 A plan is a YAML file:
 
+    about: Text for the top of the page.
     settings:                       # fields of EvaluationSettings, for all rows
       num_videos: 64
       seeds: [0, 1, 2]
@@ -73,7 +74,20 @@ class Table:
     rows: tuple[Row, ...]
 
 
-def read_plan(path: str | Path, names: Sequence[str] = ()) -> list[Table]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A page of tables.
+
+    Attributes:
+        about: Text for the top of the page.
+        tables: Its tables.
+    """
+
+    about: str
+    tables: tuple[Table, ...]
+
+
+def read_plan(path: str | Path, names: Sequence[str] = ()) -> Plan:
     """Reads a plan.
 
     Args:
@@ -97,7 +111,9 @@ def read_plan(path: str | Path, names: Sequence[str] = ()) -> list[Table]:
     if unknown := [name for name in names if name not in plan["tables"]]:
         raise ValueError(f"{path} has no table {unknown[0]!r}; it has {', '.join(plan['tables'])}")
     chosen = names or plan["tables"]
-    return [_read_table(name, plan["tables"][name], plan.get("settings") or {}) for name in chosen]
+    shared = plan.get("settings") or {}
+    tables = (_read_table(name, plan["tables"][name], shared) for name in chosen)
+    return Plan(about=(plan.get("about") or "").strip(), tables=tuple(tables))
 
 
 def _read_table(name: str, table: Mapping[str, Any], shared: Mapping[str, Any]) -> Table:
@@ -125,13 +141,13 @@ def _read_table(name: str, table: Mapping[str, Any], shared: Mapping[str, Any]) 
     )
 
 
-def make_results(tables: Sequence[Table], receipts: str | Path, out: str | Path) -> str:
+def make_results(plan: Plan, receipts: str | Path, out: str | Path) -> str:
     """Makes the evaluations that are missing and writes the page of tables.
 
     The page is written after every evaluation, with what is there.
 
     Args:
-        tables: The tables.
+        plan: The plan.
         receipts: Folder of the evaluations, one in a folder of its own each.
         out: The page, a file of markdown.
 
@@ -143,31 +159,38 @@ def make_results(tables: Sequence[Table], receipts: str | Path, out: str | Path)
         ValueError: If a row cannot be evaluated.
     """
     receipts, page = Path(receipts), ""
-    for table in tables:
+    for table in plan.tables:
         for row in table.rows:
             folder = receipts / row.key
             if not (folder / RECEIPT).is_file():
                 logging.info("%s: %s", table.name, row.label)
                 evaluate(row.model, folder, row.settings)
-            page = results_page(tables, receipts)
+            page = results_page(plan, receipts)
             write_text(out, page)
     return page
 
 
-def results_page(tables: Sequence[Table], receipts: str | Path) -> str:
+def results_page(plan: Plan, receipts: str | Path) -> str:
     """The page of tables, of the receipts that are there.
 
     Args:
-        tables: The tables.
+        plan: The plan.
         receipts: Folder of the evaluations.
     """
-    parts = []
-    for table in tables:
+    headings = [table.name for table in plan.tables]
+    parts = ["# Results", "", *([plan.about, ""] if plan.about else [])]
+    parts += [f"- [{name}](#{_anchor(name)})" for name in headings] + [""]
+    for table in plan.tables:
         paths = {row.label: Path(receipts) / row.key / RECEIPT for row in table.rows}
         found = {label: read_receipt(path) for label, path in paths.items() if path.is_file()}
         parts += [f"## {table.name}", "", *([table.shows, ""] if table.shows else [])]
         parts += [*_lines(table, found), ""]
     return "\n".join(parts)
+
+
+def _anchor(heading: str) -> str:
+    """The name under which GitHub links to a heading."""
+    return "".join(c for c in heading.lower().replace(" ", "-") if c.isalnum() or c == "-")
 
 
 def _lines(table: Table, found: Mapping[str, Mapping[str, Any]]) -> list[str]:

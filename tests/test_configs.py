@@ -31,6 +31,7 @@ SHAPES = {  # pixels, tokens along a side
     "dmlab": (256, 32),
     "faceforensics": (256, 32),
     "maze": (64, 8),
+    "maze_small": (64, 8),
 }
 SD_VQ_F8 = {**TOKENIZER, "codebook_size": 16384, "grid": [32, 32], "frame_size": 256}
 
@@ -143,6 +144,7 @@ CONFIGS = {
     "dmlab": PAPER,
     "faceforensics": PAPER,
     "maze": [*PAPER, "demo", "demo_smoke"],
+    "maze_small": ["", "smoke", "constant", "time_independent"],
     "maze_scenes": [*PAPER, "unrelated", "labels", "all_captions", "no_context"],
     "own_videos": PAPER,
     "scenes_videos": [*PAPER, "unrelated"],
