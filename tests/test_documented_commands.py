@@ -6,7 +6,6 @@ tokenizer and a run on it. `REDUCED` holds the flags that are appended to a comm
 """
 
 import json
-import os
 import re
 import shlex
 from pathlib import Path
@@ -95,7 +94,7 @@ def stand_ins(tiny_run, tmp_path_factory):
 
 def furnish(folder, command, stand_ins, run):
     """Puts in place what a command reads."""
-    os.symlink(ROOT / "configs", folder / "configs")
+    (folder / "configs").symlink_to(ROOT / "configs", target_is_directory=True)
     made = re.findall(r"--output=(\S+)", command)
     for text in re.findall(r"=((?:data|tokenizers|raw)/\w+|my_videos)", command):
         if text not in made:
