@@ -1,12 +1,15 @@
 """Makes tables of results from a plan: evaluates what is missing and writes a page of tables.
 
-    python -m launch.results --plan=configs/results.yaml --receipts=results --out=docs/results.md
-    python -m launch.results --plan=configs/results.yaml --tables=samplers --receipts=results \
+    python -m launch.results --plan=configs/results.yaml --receipts=docs/receipts \
+        --out=docs/results.md
+    python -m launch.results --plan=configs/results.yaml --tables=Samplers --receipts=receipts \
         --out=samplers.md
 
 An evaluation takes minutes to hours; finished ones are not made again, and a killed one goes on.
 `--no_evaluate` only writes the page, of the receipts that are there.
 """
+
+from pathlib import Path
 
 from absl import flags, logging
 
@@ -28,7 +31,7 @@ def main(_) -> None:
 
     plan = results.read_plan(_PLAN.value, _TABLES.value)
     if _NO_EVALUATE.value:
-        page = results.results_page(plan, _RECEIPTS.value)
+        page = results.results_page(plan, _RECEIPTS.value, Path(_OUT.value).parent)
         write_text(_OUT.value, page)
     else:
         page = results.make_results(plan, _RECEIPTS.value, _OUT.value)

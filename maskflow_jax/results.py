@@ -21,6 +21,7 @@ ones are not made again, and interrupted ones go on.
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,26 +166,29 @@ def make_results(plan: Plan, receipts: str | Path, out: str | Path) -> str:
             if not (folder / RECEIPT).is_file():
                 logging.info("%s: %s", table.name, row.label)
                 evaluate(row.model, folder, row.settings)
-            page = results_page(plan, receipts)
+            page = results_page(plan, receipts, Path(out).parent)
             write_text(out, page)
     return page
 
 
-def results_page(plan: Plan, receipts: str | Path) -> str:
+def results_page(plan: Plan, receipts: str | Path, folder: str | Path = ".") -> str:
     """The page of tables, of the receipts that are there.
 
     Args:
         plan: The plan.
         receipts: Folder of the evaluations.
+        folder: Folder of the page; links to the receipts start there.
     """
     headings = [table.name for table in plan.tables]
     parts = ["# Results", "", *([plan.about, ""] if plan.about else [])]
     parts += [f"- [{name}](#{_anchor(name)})" for name in headings] + [""]
     for table in plan.tables:
         paths = {row.label: Path(receipts) / row.key / RECEIPT for row in table.rows}
-        found = {label: read_receipt(path) for label, path in paths.items() if path.is_file()}
+        paths = {label: path for label, path in paths.items() if path.is_file()}
+        found = {label: read_receipt(path) for label, path in paths.items()}
+        links = {label: os.path.relpath(path, folder) for label, path in paths.items()}
         parts += [f"## {table.name}", "", *([table.shows, ""] if table.shows else [])]
-        parts += [*_lines(table, found), ""]
+        parts += [*_lines(table, found, links), ""]
     return "\n".join(parts)
 
 
@@ -193,17 +197,20 @@ def _anchor(heading: str) -> str:
     return "".join(c for c in heading.lower().replace(" ", "-") if c.isalnum() or c == "-")
 
 
-def _lines(table: Table, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _lines(
+    table: Table, found: Mapping[str, Mapping[str, Any]], links: Mapping[str, str]
+) -> list[str]:
     """A line of markdown per row, the floor of the first as the last, and what the rows are of."""
     lines = ["| | evaluations | s a video | " + " | ".join(table.metrics) + " |"]
     lines.append("|---" * (len(table.metrics) + 3) + "|")
     for row in table.rows:
         receipt = found.get(row.label)
-        cells = ["not made yet"] + [""] * (len(table.metrics) + 1)
+        label, cells = row.label, ["not made yet"] + [""] * (len(table.metrics) + 1)
         if receipt is not None:
+            label = f"[{label}]({links[label]})"
             cells = [str(receipt["protocol"]["nfe"]), _seconds(receipt["speed"])]
             cells += [_cell(receipt["metrics"].get(name)) for name in table.metrics]
-        lines.append(f"| {row.label} | " + " | ".join(cells) + " |")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
     first = next(iter(found.values()), None)
     if first is None:
         return lines

@@ -67,7 +67,7 @@ def test_changes_of_the_sampling_add_up(plan):
 
 
 def test_evaluations_are_made_once_and_make_a_page(plan, evaluated, tmp_path):
-    plan = results.read_plan(plan)
+    path, plan = plan, results.read_plan(plan)
     empty = results.results_page(plan, tmp_path / "receipts")
     assert "| a | not made yet |" in empty and "real videos" not in empty
     for _ in range(2):
@@ -80,7 +80,8 @@ def test_evaluations_are_made_once_and_make_a_page(plan, evaluated, tmp_path):
     lines = lines[7:]
     assert lines[:3] == ["## one", "", "That a is b."]
     assert lines[4] == "| | evaluations | s a video | maze_fd | legal | none |"
-    assert lines[6] == "| a | 60 | 2 | 2 ± 1 | 0.25 |  |"
+    key = results.read_plan(path).tables[0].rows[0].key
+    assert lines[6] == f"| [a](receipts/{key}/receipt.json) | 60 | 2 | 2 ± 1 | 0.25 |  |"
     assert lines[8] == "| real videos | | | 0.5 |  |  |"
     assert "4 videos for each of 2 sampling seeds, of 32 frames" in page
 
