@@ -30,7 +30,7 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
     config.flow.frame_block = 4
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 100
-    config.optimizer.decay_steps = config.run.num_steps = 22_000
+    config.optimizer.decay_steps = config.run.num_steps = 30_000
     config.optimizer.final_learning_rate_fraction = 0.02
     config.optimizer.beta2 = 0.99
     config.optimizer.ema_decay = 0.998
