@@ -30,7 +30,7 @@ def main(_) -> None:
     start()
     from maskflow_jax.app.actions import Limits
     from maskflow_jax.app.models import Models, shipped_names
-    from maskflow_jax.app.page import serve
+    from maskflow_jax.app.server import serve
     from maskflow_jax.app.uploads import UploadLimits
 
     places = {"dataset": _DATASET.value, "tokenizer": _TOKENIZER.value}

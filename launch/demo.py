@@ -30,7 +30,10 @@ def main(_) -> None:
     start()
     import maskflow_jax as mf
     from maskflow_jax import demonstration
+    from maskflow_jax.data.sources.maze_engine import import_vizdoom
 
+    if not _NO_TRAIN.value:
+        import_vizdoom()  # what is missing is told now, not after the first part
     out, seconds = Path(_OUT.value), {}
     demonstration.clear(out)
     started = time.monotonic()

@@ -47,6 +47,27 @@ def test_links_between_pages_work(page):
             assert (page.parent / target).is_file(), target
 
 
+def headings_of(page):
+    """The `##` headings of a page, without what stands in blocks of code."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"^## (.+)$", text, re.MULTILINE)
+
+
+def contents_of(page):
+    """The links of the list below the title of a page."""
+    _, _, body = page.read_text().partition("\n\n")
+    return re.findall(r"^- \[(.+)\]\((#[\w-]+)\)$", body.partition("\n\n")[0], re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+def test_longer_pages_begin_with_their_contents(page):
+    """Every page of three sections or more lists them all, in their order."""
+    headings = headings_of(page)
+    anchors = [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings]
+    expected = [(text, f"#{anchor}") for text, anchor in zip(headings, anchors, strict=True)]
+    assert contents_of(page) == (expected if len(headings) >= 3 else [])
+
+
 def commands():
     """(program, flag) of every command on a page."""
     found = set()

@@ -15,15 +15,23 @@ from typing import Any
 import numpy as np
 
 from maskflow_jax.app import pictures
+from maskflow_jax.app.captions import read_captions, takes_captions
 from maskflow_jax.app.fields import Field, read_form
 from maskflow_jax.app.models import Models
 from maskflow_jax.app.request import Request, plan, python_code, read_known_frames
 from maskflow_jax.app.sampling import Job, Progress, digest, prepare, sample, write_files
-from maskflow_jax.app.uploads import UploadLimits, read_upload
+from maskflow_jax.app.uploads import Clip, UploadLimits, read_upload
+from maskflow_jax.config import SamplingConfig
 from maskflow_jax.generation import unmasking
 from maskflow_jax.generation.request import Generation
+from maskflow_jax.generator import VideoGenerator
 
-MISTAKES = (ValueError, OSError, RuntimeError)  # what is told to the visitor as a message
+MISTAKES = (
+    ValueError,
+    OSError,
+    RuntimeError,
+    ImportError,
+)  # what is told to the visitor as a message
 PAUSE = 0.3  # seconds between two looks at a growing video
 
 
@@ -40,25 +48,6 @@ class Limits:
     frames: int = 1000
     evaluations: int = 20_000
     upload: UploadLimits = UploadLimits()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Clip:
-    """Uploaded frames; the file is gone.
-
-    Attributes:
-        name: Name of the file.
-        frames: uint8 [F, S, S, 3].
-        fps: Frames per second at which they were picked.
-    """
-
-    name: str
-    frames: np.ndarray
-    fps: float
-
-    def __str__(self) -> str:
-        count = len(self.frames)
-        return f"{self.name}: {count} frames" if count > 1 else f"{self.name}: an image"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,17 +119,10 @@ class Actions:
         """
         generator = self.models.get(values["model"])
         grid = tuple(generator.model.config.tokenizer.grid)
-        for name, least, most in (
-            ("length", 1, self.limits.frames),
-            ("seed", 0, 2**32 - 1),
-            ("index", 0, None),
-        ):
-            value = values[name]
-            if value is None or value < least or (most is not None and value > most):
-                raise ValueError(
-                    f"{name} is {value}; give a whole number from {least}"
-                    + (f" to {most}" if most is not None else "")
-                )
+        said = takes_captions(generator)
+        _check_number(values, "frames_per_scene" if said else "length", 1, self.limits.frames)
+        _check_number(values, "seed", 0, 2**32 - 1)
+        _check_number(values, "index", 0)
         clip = values["clip"]
         if values["source"] == "upload" and clip is not None:
             size = generator.tokenizer.identity["frame_size"]
@@ -149,18 +131,34 @@ class Actions:
         mask = np.ones(grid, bool)
         if painted:
             mask = pictures.painted_tokens(values["drawing"], grid)
+        sampling = read_form(values["sampler"], self.fields, values["entries"])
+        scenes = {"length": int(values["length"] or 0)}
+        if said:
+            sampling = _guided(sampling, values["caption_guidance"])
+            scenes = self._scenes(generator, values["captions"], int(values["frames_per_scene"]))
         return Request(
             model=values["model"],
             task=values["task"],
-            length=int(values["length"]),
             seed=int(values["seed"]),
-            sampling=read_form(values["sampler"], self.fields, values["entries"]),
+            sampling=sampling,
+            **scenes,
             source=values["source"],
             split=values["split"],
             index=int(values["index"]),
             clip=None if clip is None else clip.frames,
             mask=mask,
         )
+
+    def _scenes(self, generator: VideoGenerator, text: str, frames: int) -> dict[str, Any]:
+        """The captions, and the number of frames of all scenes together."""
+        captions = read_captions(generator, text)
+        length = len(captions) * frames
+        if length > self.limits.frames:
+            raise ValueError(
+                f"{len(captions)} captions of {frames} frames each are {length} frames, at most "
+                f"{self.limits.frames} are made here; give fewer captions or frames per scene"
+            )
+        return {"captions": captions, "frames_per_scene": frames, "length": length}
 
     def upload(self, path: str, model: str) -> Clip:
         """Reads an uploaded file and deletes it, whether it can be read or not.
@@ -234,25 +232,22 @@ class Actions:
         generator, total = self.models.get(request.model), generation.nfe
         rate = self.models.expected_seconds(request.model, generation)
         rate = None if rate is None else rate / total
-        known = generation.task.finish(generation.task.known).all(axis=(1, 2))
-        film, last = None, float("-inf")
+        last = float("-inf")
         for progress in sample(generator, job):
             rate = progress.rate or rate
             done = progress.windows == len(generation.plan.windows)
             if time.monotonic() - last < PAUSE and not done:
                 continue
             last = time.monotonic()
-            film = pictures.strip(
-                progress.frames, length=request.length, first=progress.first, known=known
-            )
-            yield Shown(status=_progress_bar(progress, generation, rate), film=film)
+            bar = _progress_bar(progress, generation, rate)
+            yield Shown(status=bar, film=_film(job, progress))
         if progress.rate is not None:
             self.models.note_speed(request.model, progress.rate)
         yield from self._finished(job, progress)
 
     def _finished(self, job: Job, progress: Progress) -> Iterator[Shown]:
         """What there is in the end; the files are deleted when they have been taken."""
-        generation, total = job.generation, job.generation.nfe
+        total = job.generation.nfe
         if job.videos is None:
             yield Shown(status=pictures.progress_bar(0, total, "Stopped before the first window."))
             return
@@ -267,13 +262,10 @@ class Actions:
             places=self.models.places,
             digest=digest(job.videos) if job.complete else "",
         )
-        known = generation.task.finish(generation.task.known).all(axis=(1, 2))
         with tempfile.TemporaryDirectory() as folder:
             yield Shown(
                 status=pictures.progress_bar(progress.evaluations, total, text),
-                film=pictures.strip(
-                    progress.frames, length=job.request.length, first=progress.first, known=known
-                ),
+                film=_film(job, progress),
                 files=write_files(job.videos, folder),
                 code=code,
             )
@@ -288,7 +280,7 @@ class Actions:
             raise ValueError("there is no video yet; generate one")
         generator, number = self.models.get(job.request.model), int(window or 0)
         tokens, steps, count = unmasking.reveal_again(
-            generator.model,
+            generator,
             job.generation,
             job.real,
             job.videos,
@@ -297,6 +289,41 @@ class Actions:
         )
         frames = generator.tokenizer.decode(tokens)
         return Unmasking(frames=frames, reveal_step=steps, num_steps=count)
+
+
+def _check_number(
+    values: Mapping[str, Any], name: str, least: int, most: int | None = None
+) -> None:
+    """Raises ValueError for an entry that is missing or out of range."""
+    value = values[name]
+    if value is None or value < least or (most is not None and value > most):
+        raise ValueError(
+            f"{name} is {value}; give a whole number from {least}"
+            + (f" to {most}" if most is not None else "")
+        )
+
+
+def _guided(sampling: SamplingConfig, weight: float | None) -> SamplingConfig:
+    """Settings with a weight of guidance by captions."""
+    if weight is None:
+        raise ValueError("caption guidance is empty; give a number, 1 for none")
+    guidance = dataclasses.replace(sampling.guidance, captions=float(weight))
+    return dataclasses.replace(sampling, guidance=guidance)
+
+
+def _film(job: Job, progress: Progress) -> np.ndarray:
+    """The frames so far; those of scenes with their captions."""
+    request, task = job.request, job.generation.task
+    known, there = task.finish(task.known).all(axis=(1, 2)), {"first": progress.first}
+    if request.captions:
+        return pictures.scene_rows(
+            progress.frames,
+            captions=request.captions,
+            per_scene=request.frames_per_scene,
+            known=known,
+            **there,
+        )
+    return pictures.strip(progress.frames, length=request.length, known=known, **there)
 
 
 def _progress_bar(progress: Progress, generation: Generation, rate: float | None) -> str:

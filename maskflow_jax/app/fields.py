@@ -21,7 +21,7 @@ from maskflow_jax.sampling.types import Sampler
 
 CHOICES = {"counts": COUNTS, "noise": NOISES, "transition": TRANSITIONS, "remask": REMASKING}
 SECTIONS = ("decoding", "guidance")
-LEFT_OUT = ("captions",)  # guidance by captions, which the page does not take
+LEFT_OUT = ("captions",)  # guidance by captions stands beside the captions
 _KINDS = {int: "whole", float: "number", bool: "switch", str: "choice"}
 
 

@@ -7,20 +7,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from maskflow_jax.app.captions import any_caption, takes_captions
 from maskflow_jax.generation.request import Generation
 from maskflow_jax.generator import VideoGenerator
 from maskflow_jax.sampling.samplers import MGM
 from maskflow_jax.training.model_files import CONFIG, PRETRAINED
-from maskflow_jax.training.workdir import read_workdir_config
 
 KEPT = 2  # models in memory
 TIMED_WINDOWS, TIMED_STEPS = 3, 2
 
 
 def shipped_names() -> list[str]:
-    """Names of the models that come with the package and take no captions."""
-    folders = sorted(file.parent for file in PRETRAINED.glob(f"*/{CONFIG}"))
-    return [each.name for each in folders if read_workdir_config(each).conditions is None]
+    """Names of the models that come with the package."""
+    return sorted(file.parent.name for file in PRETRAINED.glob(f"*/{CONFIG}"))
 
 
 class Models:
@@ -55,7 +54,8 @@ class Models:
 
         Raises:
             ValueError: if it is not offered, or damaged.
-            FileNotFoundError: if it, or its tokenizer, is missing.
+            FileNotFoundError: if it, its tokenizer or its encoder of captions is missing.
+            ImportError: if a package that its encoder needs is missing.
         """
         if name not in self.offered and not self.any_path:
             raise ValueError(f"the model {name!r} is not offered; choose {self.offered}")
@@ -69,11 +69,6 @@ class Models:
 
     def _load(self, name: str) -> VideoGenerator:
         generator = VideoGenerator.load(name, **self.places)
-        if generator.model.config.conditions is not None:
-            raise ValueError(
-                f"the model {name!r} is told by captions or labels what to show, which this page "
-                "does not take; use VideoGenerator.generate(captions=...)"
-            )
         if self._timed and name not in self._seconds:
             self._seconds[name] = _seconds_per_evaluation(generator)
         return generator
@@ -92,11 +87,11 @@ def _seconds_per_evaluation(generator: VideoGenerator) -> float:
     """Times a network evaluation in windows of few steps, without the first, which is compiled."""
     k = generator.window
     context = min(k - 1, max(1, generator.model.config.sampling.context_frames))
+    length, said = k + (TIMED_WINDOWS - 1) * (k - context), {}
+    if takes_captions(generator):
+        said = {"captions": [any_caption(generator)], "frames_per_scene": length, "guidance": 1.0}
     generation = generator.plan(
-        k + (TIMED_WINDOWS - 1) * (k - context),
-        sampler=MGM(num_steps=TIMED_STEPS),
-        context_frames=context,
-        stride=None,
+        length, sampler=MGM(num_steps=TIMED_STEPS), context_frames=context, stride=None, **said
     )
     real = np.zeros((1, context, *generator.model.config.tokenizer.grid), np.int32)
     seconds, started = [], time.monotonic()

@@ -1,57 +1,28 @@
-"""The interactive page: what its parts do, and serving it."""
+"""The interactive page: what its parts do; `server` serves it."""
 
-import dataclasses
-import os
-import signal
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from absl import logging
-
 from maskflow_jax.app import pictures
 from maskflow_jax.app.actions import MISTAKES, Actions, Limits, Shown
+from maskflow_jax.app.captions import first_entries
 from maskflow_jax.app.fields import form_fields, shown_value
 from maskflow_jax.app.models import Models
-from maskflow_jax.app.parts import STATE_KEPT, Results, Settings, results_column, settings_column
+from maskflow_jax.app.parts import (
+    STATE_KEPT,
+    Results,
+    Settings,
+    first_choices,
+    results_column,
+    settings_column,
+)
 from maskflow_jax.app.sampling import Job
-from maskflow_jax.app.toolkit import Middleware, gr
+from maskflow_jax.app.toolkit import gr
 
 TITLE = "MaskFlow: long video from masked tokens"
-CSS = """
-.progress progress {width: 100%; height: 1rem}
-.problem {border-left: 4px solid #c0392b; padding: .4rem .8rem; background: #c0392b22}
-.note {padding: .4rem 0}
-.pixels img, .pixels video {image-rendering: pixelated}
-"""
-FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-# Nothing is fetched but from the server of the page, whatever Gradio's own page names.
-POLICY = (
-    b"default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
-    b"style-src 'self' 'unsafe-inline'; connect-src 'self' data: blob:; worker-src 'self' blob:"
-)
 DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}  # one generation at a time
 QUICK = {"concurrency_limit": None, "show_progress": "hidden", "trigger_mode": "always_last"}
-QUEUE = 20  # visitors that wait; more are told to come back
 HIDDEN = {"api_visibility": "private"}
-
-
-class OwnContentOnly:
-    """Middleware that tells browsers to fetch nothing from anywhere else."""
-
-    def __init__(self, app: Any):
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answers as the page does, with one more header."""
-
-        async def with_policy(message: dict[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                policy = (b"content-security-policy", POLICY)
-                message["headers"] = [*message.get("headers", ()), policy]
-            await send(message)
-
-        await self._app(scope, receive, with_policy)
 
 
 def build_page(models: Models, limits: Limits = Limits()) -> gr.Blocks:
@@ -59,7 +30,7 @@ def build_page(models: Models, limits: Limits = Limits()) -> gr.Blocks:
 
     Raises:
         FileNotFoundError: if it is missing.
-        ValueError: if it is damaged, or takes captions.
+        ValueError: if it is damaged.
     """
     first = models.get(models.offered[0])
     sampling = first.model.config.sampling
@@ -74,12 +45,17 @@ def build_page(models: Models, limits: Limits = Limits()) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 settings = settings_column(
-                    models, fields, sampler=sampling.sampler.name, length=2 * first.window
+                    models,
+                    fields,
+                    sampler=sampling.sampler.name,
+                    length=2 * first.window,
+                    captions=first_entries(first),
                 )
             with gr.Column(scale=3, min_width=320):
                 results = results_column()
         actions = Actions(models, fields, limits)
         _connect_choices(actions, settings)
+        _connect_models(actions, settings)
         _connect_settings(page, actions, settings, results)
         _connect_generation(actions, settings, results, job)
         _connect_unmasking(actions, results, job, revealed)
@@ -87,7 +63,7 @@ def build_page(models: Models, limits: Limits = Limits()) -> gr.Blocks:
 
 
 def _connect_choices(actions: Actions, settings: Settings) -> None:
-    """Shows the entries that belong to a choice, and reads models and uploads."""
+    """Shows the entries that belong to a choice, and reads uploads."""
     named = settings.named
 
     def chosen(source, sampler):
@@ -107,16 +83,6 @@ def _connect_choices(actions: Actions, settings: Settings) -> None:
             return "unconditional"
         return "prediction" if task == "unconditional" else gr.skip()
 
-    def model_chosen(model):
-        try:
-            generator = actions.models.get(model)
-        except MISTAKES as error:
-            gr.Warning(str(error))
-            return [gr.skip()] * (2 + len(settings.entries))
-        own = generator.model.config.sampling
-        values = [shown_value(field) for field in form_fields(own)]
-        return [own.sampler.name, 2 * generator.window, *values]
-
     def upload(path, model):
         try:
             clip = actions.upload(path, model)
@@ -133,10 +99,43 @@ def _connect_choices(actions: Actions, settings: Settings) -> None:
     task, source = named["task"], named["source"]
     task.input(fitting_source, [task, source], source, **QUICK, **HIDDEN)
     source.input(fitting_task, [task, source], task, **QUICK, **HIDDEN)
-    defaults = [named["sampler"], named["length"], *settings.entries]
-    named["model"].change(model_chosen, named["model"], defaults, **HIDDEN)
     uploaded = [settings.clip, settings.upload, settings.clip_note]
     settings.upload.upload(upload, [settings.upload, named["model"]], uploaded, **HIDDEN)
+
+
+def _connect_models(actions: Actions, settings: Settings) -> None:
+    """Reads a model, and enters its own settings."""
+    named = settings.named
+    choices = [named["task"], named["source"]]
+    said = [named[name] for name in ("captions", "frames_per_scene", "caption_guidance")]
+    outputs = [named["sampler"], named["length"], settings.scenes, *said, *choices]
+    # A list says that it has changed when it loses the focus, too.
+    shown = gr.State(actions.models.offered[0], time_to_live=STATE_KEPT)
+    outputs += [*settings.entries, shown]
+
+    def model_chosen(model, before):
+        if model == before:
+            return [gr.skip()] * len(outputs)
+        try:
+            generator = actions.models.get(model)
+            captions = first_entries(generator)
+        except MISTAKES as error:
+            gr.Warning(str(error))
+            return [gr.skip()] * len(outputs)
+        own = generator.model.config.sampling
+        return [
+            own.sampler.name,
+            gr.update(value=2 * generator.window, visible=not captions.taken),
+            gr.update(visible=captions.taken),
+            gr.update(value=captions.captions, info=captions.info),
+            captions.frames_per_scene,
+            captions.guidance,
+            *(first_choices(captions) if captions.taken else [gr.skip()] * 2),
+            *(shown_value(field) for field in form_fields(own)),
+            model,
+        ]
+
+    named["model"].change(model_chosen, [named["model"], shown], outputs, **HIDDEN)
 
 
 def _connect_settings(
@@ -172,7 +171,8 @@ def _connect_settings(
     read = [part for part in settings.inputs if part is not named["drawing"]]
     gr.on([page.load, *(p.change for p in read)], plan, light, results.plan, **QUICK, **HIDDEN)
     frames = [named[name] for name in ("model", "task", "source", "split", "index", "clip")]
-    triggers = [page.load, named["length"].change, *(part.change for part in frames)]
+    lengths = [named[name] for name in ("length", "captions", "frames_per_scene")]
+    triggers = [page.load, *(part.change for part in [*lengths, *frames])]
     gr.on(triggers, known_frames, light, settings.context, **QUICK, **HIDDEN)
     triggers = [part.change for part in frames]
     gr.on(triggers, to_paint_on, light, named["drawing"], **QUICK, **HIDDEN)
@@ -259,75 +259,3 @@ def _connect_unmasking(
     results.reveal.click(reveal, [job, results.window], outputs, **DEVICE, **HIDDEN)
     inputs = [revealed, results.steps]
     results.steps.input(draw, inputs, results.unmasking, **QUICK, **HIDDEN)
-
-
-@dataclasses.dataclass(kw_only=True)
-class Served:
-    """A page that is being served.
-
-    Attributes:
-        page: The page.
-        address: Where browsers find it.
-        files: Folder of uploads and results, which is deleted in the end.
-    """
-
-    page: gr.Blocks
-    address: str
-    files: tempfile.TemporaryDirectory
-
-    def wait(self) -> None:
-        """Serves until the process is interrupted or terminated, then ends."""
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        self.page.block_thread()
-        self.close()
-
-    def close(self) -> None:
-        """Ends, and deletes all files."""
-        self.page.close(verbose=False)
-        self.files.cleanup()
-
-
-def serve(
-    models: Models,
-    limits: Limits = Limits(),
-    *,
-    host: str = "127.0.0.1",
-    port: int | None = None,
-) -> Served:
-    """Serves the page in the background; one page in a process, as its files have one folder.
-
-    Args:
-        models: The models.
-        limits: What one visitor may ask for.
-        host: Address to listen at; the default is reached from this machine only.
-        port: Port; None for the first free one from 7860 on.
-
-    Raises:
-        OSError: if the port is taken.
-    """
-    files = tempfile.TemporaryDirectory(prefix="maskflow-page-")
-    os.environ["GRADIO_TEMP_DIR"] = files.name
-    page = build_page(models, limits)
-    page.queue(max_size=QUEUE, default_concurrency_limit=None)
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            ssr_mode=False,
-            mcp_server=False,
-            max_file_size=int(limits.upload.megabytes * 1e6),
-            app_kwargs={"middleware": [Middleware(OwnContentOnly)]},
-            theme=gr.themes.Default(**FONTS),
-            css=CSS,
-        )
-    except OSError as error:
-        files.cleanup()
-        raise OSError(f"port {port} of {host} is taken; choose another one") from error
-    logging.info("the page is at %s", address)
-    return Served(page=page, address=address, files=files)

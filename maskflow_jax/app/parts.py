@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from maskflow_jax.app import pictures
+from maskflow_jax.app.captions import CaptionEntries
 from maskflow_jax.app.fields import Field, shown_value
 from maskflow_jax.app.models import Models
 from maskflow_jax.app.request import SOURCES
@@ -24,6 +25,7 @@ class Settings:
         named: The parts that are read, by the names that `Actions.request` knows.
         entries: A part for each field of the form.
         groups: The entries of each sampler.
+        scenes: The entries for captions.
         dataset: The entries that choose a video of the dataset.
         upload: Where a file is dropped.
         clip_note: What was uploaded.
@@ -34,6 +36,7 @@ class Settings:
     named: dict[str, Any]
     entries: list[Any]
     groups: dict[str, Any]
+    scenes: Any
     dataset: Any
     upload: Any
     clip_note: Any
@@ -85,7 +88,12 @@ class Results:
 
 
 def settings_column(
-    models: Models, fields: Sequence[Field], *, sampler: str, length: int
+    models: Models,
+    fields: Sequence[Field],
+    *,
+    sampler: str,
+    length: int,
+    captions: CaptionEntries,
 ) -> Settings:
     """Lays out what is asked for.
 
@@ -94,12 +102,16 @@ def settings_column(
         fields: The fields of the form.
         sampler: Name of the sampler that is chosen first.
         length: Number of frames that is there first.
+        captions: What the entries for captions hold first.
     """
     clip = gr.State(None, time_to_live=STATE_KEPT)
+    task, source = first_choices(captions)
     named = {"model": _model(models)}
-    named["task"] = gr.Radio(list(TASKS), value="prediction", label="Task", elem_id="task")
-    named["source"] = gr.Radio(list(SOURCES), value="dataset", label="Context", elem_id="source")
-    with gr.Row() as dataset:
+    with gr.Group(visible=captions.taken, elem_id="scenes") as scenes:
+        named |= _captions(captions)
+    named["task"] = gr.Radio(list(TASKS), value=task, label="Task", elem_id="task")
+    named["source"] = gr.Radio(list(SOURCES), value=source, label="Context", elem_id="source")
+    with gr.Row(visible=source == "dataset") as dataset:
         named["split"] = gr.Radio(["test", "train"], value="test", label="Split", elem_id="split")
         named["index"] = gr.Number(0, precision=0, minimum=0, label="Video", elem_id="index")
     upload = gr.File(
@@ -123,23 +135,17 @@ def settings_column(
     named["drawing"] = _drawing()
     named["clip"] = clip
     with gr.Row():
-        named["length"] = gr.Number(
-            length, precision=0, minimum=1, label="Frames", elem_id="length"
-        )
-        named["seed"] = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed")
+        named["length"] = _whole(length, "Frames", "length", visible=not captions.taken)
+        named["seed"] = _whole(0, "Seed", "seed")
     named["sampler"] = gr.Dropdown(
         list(SAMPLERS), value=sampler, label="Sampler", elem_id="sampler", filterable=False
     )
-    entries, groups = [], {}
-    for name in SAMPLERS:
-        with gr.Group(visible=name == sampler) as groups[name]:
-            entries += _entries([field for field in fields if field.section == name])
-    with gr.Accordion("Windows, decoding, guidance", open=False):
-        entries += _entries([field for field in fields if field.section not in SAMPLERS])
+    entries, groups = _form(fields, sampler)
     return Settings(
         named=named,
         entries=entries,
         groups=groups,
+        scenes=scenes,
         dataset=dataset,
         upload=upload,
         clip_note=clip_note,
@@ -231,6 +237,39 @@ def _model(models: Models) -> Any:
     )
 
 
+def first_choices(captions: CaptionEntries) -> tuple[str, str]:
+    """Task and context that are chosen first: captions need no context."""
+    return ("unconditional", "none") if captions.taken else ("prediction", "dataset")
+
+
+def _captions(entries: CaptionEntries) -> dict[str, Any]:
+    """The entries for captions."""
+    text = gr.Textbox(
+        entries.captions,
+        label="Captions",
+        info=entries.info,
+        lines=4,
+        max_lines=12,
+        elem_id="captions",
+    )
+    with gr.Row():
+        frames = _whole(entries.frames_per_scene, "Frames per scene", "frames_per_scene")
+        guidance = gr.Number(
+            entries.guidance,
+            label="Caption guidance",
+            info="1: none. Other weights take twice the evaluations.",
+            elem_id="caption_guidance",
+            min_width=140,
+        )
+    return {"captions": text, "frames_per_scene": frames, "caption_guidance": guidance}
+
+
+def _whole(value: int, label: str, name: str, *, visible: bool = True) -> Any:
+    """An entry for a whole number; `Actions` says which are too small."""
+    sizes = {"precision": 0, "minimum": 0, "min_width": 140}
+    return gr.Number(value, label=label, elem_id=name, visible=visible, **sizes)
+
+
 def _drawing() -> Any:
     """A frame to paint on."""
     return gr.ImageEditor(
@@ -246,6 +285,17 @@ def _drawing() -> Any:
         buttons=[],
         elem_id="drawing",
     )
+
+
+def _form(fields: Sequence[Field], sampler: str) -> tuple[list[Any], dict[str, Any]]:
+    """A part for each field, and the groups of the samplers."""
+    entries, groups = [], {}
+    for name in SAMPLERS:
+        with gr.Group(visible=name == sampler) as groups[name]:
+            entries += _entries([field for field in fields if field.section == name])
+    with gr.Accordion("Windows, decoding, guidance", open=False):
+        entries += _entries([field for field in fields if field.section not in SAMPLERS])
+    return entries, groups
 
 
 def _entries(fields: Sequence[Field]) -> list[Any]:

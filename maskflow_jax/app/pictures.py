@@ -1,9 +1,11 @@
 """The pictures of the page: strips of frames, the painted mask, a window while it is unmasked."""
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from maskflow_jax.io import video_files
 
@@ -12,6 +14,10 @@ MAX_CELLS = 32  # frames of a strip; of longer videos every second, third... fra
 COLUMNS = 8
 WAITING = 225  # grey of frames that are not made yet
 _CELL = 96  # pixels of a frame in a strip
+MAX_SCENES = 24  # scenes of a strip
+_SCENE_CELL = 128  # pixels of a frame of a scene, over letters
+_LEAST_WIDTH = 400  # pixels of a caption
+_LETTERS = 20  # pixels
 
 
 def strip(
@@ -33,17 +39,72 @@ def strip(
         uint8 [H, W, 3].
     """
     length = len(frames) if length is None else length
-    every = -(-length // MAX_CELLS)
+    shown = np.arange(0, length, -(-length // MAX_CELLS))
+    return _cells(frames, shown, first, known, upscale=max(1, _CELL // frames.shape[2]))
+
+
+def scene_rows(
+    frames: np.ndarray,
+    *,
+    captions: Sequence[str],
+    per_scene: int,
+    first: int = 0,
+    known: np.ndarray | None = None,
+) -> np.ndarray:
+    """Lays out the scenes of a video, a row each with its caption below.
+
+    Of longer scenes every second, third... frame is shown, and so of many scenes.
+
+    Args:
+        frames: uint8 [F, S, S, 3], the frames that are there.
+        captions: A caption for each scene.
+        per_scene: Number of frames of a scene.
+        first: Number of the first frame that is there.
+        known: The frames of the finished video that were given, bool [L], which are marked.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    parts, upscale = [], max(1, _SCENE_CELL // frames.shape[2])
+    for scene in range(0, len(captions), -(-len(captions) // MAX_SCENES)):
+        begin = scene * per_scene
+        shown = np.arange(begin, begin + per_scene, -(-per_scene // COLUMNS))
+        row = _cells(frames, shown, first, known, upscale=upscale)
+        pad = max(0, _LEAST_WIDTH - row.shape[1])
+        row = np.pad(row, [(0, 0), (0, pad), (0, 0)], constant_values=255)
+        parts += [row, _text(captions[scene], row.shape[1])]
+    return np.concatenate(parts)
+
+
+def _cells(
+    frames: np.ndarray, shown: np.ndarray, first: int, known: np.ndarray | None, *, upscale: int
+) -> np.ndarray:
+    """The frames with some numbers in rows; grey cells stand for those that are not there."""
     side = frames.shape[2]
-    shown = np.arange(0, length, every)
     cells = np.full((len(shown), side, side, 3), WAITING, np.uint8)
     for cell, number in zip(cells, shown, strict=True):
         if first <= number < first + len(frames):
             cell[:] = frames[number - first]
     marked = [] if known is None else np.flatnonzero(known[shown]).tolist()
     columns = min(COLUMNS, len(shown))
-    upscale = max(1, _CELL // side)
     return video_files.frame_strip(cells, columns=columns, marked=marked, gap=2, upscale=upscale)
+
+
+def _text(text: str, width: int) -> np.ndarray:
+    """Lines of text of a width in pixels, uint8 [H, W, 3]."""
+    font = ImageFont.load_default(size=_LETTERS)
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) > width - 4 and lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    image = Image.new("RGB", (width, len(lines) * (_LETTERS + 4) + 10), "white")
+    drawing = ImageDraw.Draw(image)
+    for number, line in enumerate(lines):
+        drawing.text((4, number * (_LETTERS + 4)), line, fill="black", font=font)
+    return np.asarray(image)
 
 
 def canvas(frame: np.ndarray) -> np.ndarray:

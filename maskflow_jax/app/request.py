@@ -34,6 +34,8 @@ class Request:
         index: Number of the dataset's video.
         clip: Uploaded frames at the model's rate, uint8 [F, S, S, 3].
         mask: For "inpaint": what is to be made of every frame, bool [h, w] in tokens.
+        captions: A caption for each scene; none for models that take no captions.
+        frames_per_scene: Number of frames of a scene; `length` is that of all scenes together.
     """
 
     model: str
@@ -46,6 +48,8 @@ class Request:
     index: int = 0
     clip: np.ndarray | None = None
     mask: np.ndarray | None = None
+    captions: tuple[str, ...] = ()
+    frames_per_scene: int | None = None
 
     def __post_init__(self):
         if self.source == "none" and self.task != "unconditional":
@@ -64,12 +68,21 @@ class Request:
         options = dict(vars(self.sampling))
         if self.task == "inpaint":
             options["known"] = np.broadcast_to(~self.mask, (self.length, *self.mask.shape))
+        if self.captions:
+            options["captions"] = self.captions
+            options["frames_per_scene"] = self.frames_per_scene
         return options
 
 
 def plan(generator: VideoGenerator, request: Request) -> Generation:
     """Plans a request; ValueError if there is no such video."""
-    return generator.plan(request.length, task=request.task, **request.options)
+    try:
+        return generator.plan(request.length, task=request.task, **request.options)
+    except ValueError as error:
+        if not request.captions:
+            raise
+        scenes = f"{len(request.captions)} captions, {request.frames_per_scene} frames per scene"
+        raise ValueError(f"{scenes}: {error}") from error
 
 
 def read_known_frames(
@@ -112,13 +125,7 @@ def python_code(
         places: Further arguments of `VideoGenerator.load`.
         digest: SHA-256 of the tokens of the video, which the program then compares.
     """
-    arguments = [f"length={request.length}", f"seed={request.seed}"]
-    arguments.append(f"task={_written(request.task)}")
-    default = generator.model.config.sampling
-    for field in dataclasses.fields(SamplingConfig):
-        value = getattr(request.sampling, field.name)
-        if field.name == "sampler" or value != getattr(default, field.name):
-            arguments.append(f"{field.name}={_written(value)}")
+    arguments = _arguments(request, generator.model.config.sampling)
     context, imports = _context_lines(request, real)
     mask = []
     if request.task == "inpaint":
@@ -142,6 +149,22 @@ def python_code(
         ]
     lines.append('videos.save("samples")')
     return "\n".join(line for line in lines if line is not None) + "\n"
+
+
+def _arguments(request: Request, default: SamplingConfig) -> list[str]:
+    """The arguments that say what is asked for; `default` has the model's own settings."""
+    arguments = [f"length={request.length}"]
+    if request.captions:  # which say how long the video is
+        lines = "".join(f"        {_written(caption)},\n" for caption in request.captions)
+        arguments = [f"captions=[\n{lines}    ]", f"frames_per_scene={request.frames_per_scene}"]
+    arguments += [f"seed={request.seed}", f"task={_written(request.task)}"]
+    for field in dataclasses.fields(SamplingConfig):
+        value, own = getattr(request.sampling, field.name), getattr(default, field.name)
+        if field.name == "guidance" and value == dataclasses.replace(own, captions=value.captions):
+            value, own = value.captions, own.captions  # a number stands for the weight of captions
+        if field.name == "sampler" or value != own:
+            arguments.append(f"{field.name}={_written(value)}")
+    return arguments
 
 
 def _written(value: Any) -> str:

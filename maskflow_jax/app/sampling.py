@@ -130,12 +130,17 @@ def _videos(
     task, done = generation.task, tokens.shape[1]
     if not done:
         return None
+    texts = generation.texts
+    if texts is not None:
+        frames = np.arange(min(done, task.shown)) + (task.shown - done if task.backward else 0)
+        texts = texts.in_order(frames)
     return Videos(
         tokens=task.finish(tokens).copy(),
         known=task.finish(task.known[:done]),
         fps=generator.fps,
         tokenizer=generator.tokenizer,
         nfe=evaluations,
+        texts=texts,
     )
 
 

@@ -31,6 +31,25 @@ class UploadLimits:
     seconds: float = 30.0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Clip:
+    """Uploaded frames; the file is gone.
+
+    Attributes:
+        name: Name of the file.
+        frames: uint8 [F, S, S, 3].
+        fps: Frames per second at which they were picked.
+    """
+
+    name: str
+    frames: np.ndarray
+    fps: float
+
+    def __str__(self) -> str:
+        count = len(self.frames)
+        return f"{self.name}: {count} frames" if count > 1 else f"{self.name}: an image"
+
+
 def read_upload(path: str | Path, *, fps: float, size: int, limits: UploadLimits) -> np.ndarray:
     """Reads the frames of an uploaded file.
 

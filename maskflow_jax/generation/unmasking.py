@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from maskflow_jax.config import SamplingConfig
 from maskflow_jax.generation.request import Generation, make_window_sampler
+from maskflow_jax.generation.scenes import SceneTrack
 from maskflow_jax.generation.videos import Videos
 from maskflow_jax.generator import VideoGenerator
 from maskflow_jax.sampling.types import WindowTokens
@@ -58,7 +59,7 @@ def reveal(
 
 
 def reveal_again(
-    model: TrainedModel,
+    generator: VideoGenerator,
     generation: Generation,
     real: np.ndarray,
     videos: Videos,
@@ -69,10 +70,10 @@ def reveal_again(
     """Samples a window of a generated video again, to see in which order it was revealed.
 
     Args:
-        model: The trained model.
-        generation: The plan of the video.
+        generator: The trained model.
+        generation: The plan of the video, with its captions if it has any.
         real: The real tokens that it took, int32 [1, F, h, w].
-        videos: The video, alone and without captions; it may have been stopped after the window.
+        videos: The video, alone; it may have been stopped after the window.
         seed: The seed that it was made with.
         window: Number of the window.
 
@@ -88,26 +89,33 @@ def reveal_again(
         raise ValueError("rolling fills no window by itself; show another sampler")
     if not 0 <= window < len(task.plan.windows):
         raise ValueError(f"there is no window {window}; the video has {len(task.plan.windows)}")
-    inputs, context = _window_again(model, generation, real, videos, window)
+    inputs, context = _window_again(generator, generation, real, videos, window)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), window)
     sampled, steps, count = _sample_one(
-        model, sampling, key[None], inputs, context, backward=task.backward
+        generator.model, sampling, key[None], inputs, context, backward=task.backward
     )
     order = slice(None, None, -1 if task.backward else 1)
     return sampled[order], steps[order], count
 
 
 def _window_again(
-    model: TrainedModel, generation: Generation, real: np.ndarray, videos: Videos, number: int
+    generator: VideoGenerator,
+    generation: Generation,
+    real: np.ndarray,
+    videos: Videos,
+    number: int,
 ) -> tuple[WindowTokens, int]:
     """A window of a finished video before it was sampled, and its number of context frames."""
     task, windows = generation.task, generation.plan.windows
     made = np.flip(videos.tokens, 1) if task.backward else videos.tokens
     done = task.plan.known_at_start + sum(window.finished for window in windows[:number])
     context, given = windows[number].context, task.inputs(real)[1]
-    shape = (1, model.config.data.clip_frames, *made.shape[2:])
-    tokens = np.full(shape, model.config.tokenizer.codebook_size, np.int32)
-    known = np.zeros(shape, bool)
+    shape = (1, generator.window, *made.shape[2:])
+    tokens = np.full(shape, generator.model.config.tokenizer.codebook_size, np.int32)
+    known, scenes = np.zeros(shape, bool), None
+    if generation.texts is not None:
+        texts, encoder = generation.texts_in_order, generator.encoder
+        scenes = SceneTrack(texts, encoder, generation.plan, [0])(done - context)
     if given is not None:
         here = slice(done - context, done - context + shape[1])
         count = given.known[:, here].shape[1]  # the last window may reach beyond the video
@@ -116,7 +124,7 @@ def _window_again(
     tokens[:, :context], known[:, :context] = made[:, done - context : done], True
     if not generation.sampling.context_cache:  # as `WindowProgram` calls the sampler
         context = min(context, generation.sampling.context_frames)
-    return WindowTokens(tokens, known), context
+    return WindowTokens(tokens, known, scenes=scenes), context
 
 
 def _sample_one(
@@ -132,11 +140,13 @@ def _sample_one(
     sample = make_window_sampler(model.config, sampling)
 
     @jax.jit
-    def sample_one(params, keys, tokens, known):
-        network, window = nnx.merge(model.graphdef, params), WindowTokens(tokens, known)
-        return sample(network, keys, window, context_frames=context_frames, backward=backward)
+    def sample_one(params, keys, tokens, known, scenes):
+        network = nnx.merge(model.graphdef, params)
+        inputs = WindowTokens(tokens, known, scenes=scenes)
+        return sample(network, keys, inputs, context_frames=context_frames, backward=backward)
 
-    sampled, steps = sample_one(model.params, keys, window.tokens, window.known)
+    inputs = (window.tokens, window.known, window.scenes)
+    sampled, steps = sample_one(model.params, keys, *inputs)
     return np.asarray(sampled[0]), np.asarray(steps[0]), 1 + int(np.max(steps))
 
 

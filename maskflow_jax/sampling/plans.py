@@ -68,7 +68,7 @@ class RolloutPlan:
         checks = [
             (m < 0, f"context {m} < 0; use 0 to generate without context"),
             (m >= k, f"chunk_size {k}, context {m} >= chunk_size; lower context_frames"),
-            (length <= known, f"context {known} leaves no frame to generate; raise video_length"),
+            (length <= known, f"context {known} leaves no frame to generate; raise length"),
             (stride < 1, f"stride {stride} < 1 never advances; raise it"),
             (0 <= m < k < m + stride, f"stride {stride} > chunk_size - context; use 1 to {k - m}"),
             (nfe < 1, f"nfe_per_chunk {nfe} < 1; a chunk needs at least one network evaluation"),

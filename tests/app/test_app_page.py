@@ -2,11 +2,10 @@
 
 import contextlib
 import io
-import shutil
 import time
-import warnings
 from pathlib import Path
 
+import browsers
 import numpy as np
 import pytest
 import tiny
@@ -20,37 +19,19 @@ WAIT = 20_000  # milliseconds; on a busy machine
 READY = "#get-npz:not([disabled])"
 
 
-def not_looked_at(reason):
-    text = f"the interactive page was NOT looked at in a browser: {reason}"
-    warnings.warn(text, stacklevel=2)
-    pytest.skip(text)
-
-
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium and its driver; without them the tests are skipped, and a warning says so."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    place = next(filter(None, map(shutil.which, names)), None)
-    if place is None:
-        not_looked_at("Chromium is not installed")
-    try:
-        import gradio  # noqa: F401
-        from playwright import sync_api
-    except ImportError as error:
-        not_looked_at(f"{error.name} is not installed")
-    with sync_api.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=place, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+    with browsers.chromium(needs=["gradio"]) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def page(browser, tiny_run):
     """The page, served from this process."""
-    from maskflow_jax.app.page import serve
+    from maskflow_jax.app.server import serve
 
     with tiny.quick_compilation():
-        served = serve(Models([str(tiny_run)]))
+        served = serve(Models([str(tiny_run), "maze_scenes"]))
         yield served
         served.close()
     assert not Path(served.files.name).exists()
@@ -224,6 +205,29 @@ def test_a_bad_upload_is_a_message_and_a_good_one_is_used_and_deleted(
     videos = rerun(copied(tab), tmp_path, monkeypatch)
     np.testing.assert_array_equal(videos.tokens[0], saved["tokens"])
     np.testing.assert_array_equal(videos.known, known)
+
+
+def test_captions_make_scenes(visit, tmp_path, monkeypatch):
+    tab = visit()
+    assert tab.is_visible("#length") and not tab.is_visible("#captions")
+    tab.click("#model input")
+    tab.click("[role=listbox] [role=option]:has-text('maze_scenes')")
+    plan_says(tab, "18 frames from 0")
+    assert tab.is_visible("#captions") and not tab.is_visible("#length")
+    tab.fill("#mgm-num_steps input", "2")
+    tab.fill("#captions textarea", "red wals")
+    plan_says(tab, "did you mean 'walls'?")
+    tab.click("#generate")
+    tab.wait_for_selector("#status .problem:has-text('unknown word')")
+    tab.fill("#captions textarea", "red walls\n\ngreen walls, turning left")
+    tab.fill("#frames_per_scene input", "9")
+    plan_says(tab, "NFE 1 x 2 = 2")
+    tab.click("#generate")
+    tab.wait_for_selector(READY)
+    saved = np.load(download(tab, tmp_path))
+    assert saved["captions"].tolist() == ["red walls", "green walls, turning left"]
+    videos = rerun(copied(tab), tmp_path, monkeypatch)
+    np.testing.assert_array_equal(videos.tokens[0], saved["tokens"])
 
 
 def test_visitors_queue_and_their_videos_are_their_own(visit, tiny_run, tmp_path):

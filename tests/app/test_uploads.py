@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 from maskflow_jax.app import pictures
-from maskflow_jax.app.actions import Actions, Clip, Limits
+from maskflow_jax.app.actions import Actions, Limits
 from maskflow_jax.app.fields import form_fields
 from maskflow_jax.app.models import Models
-from maskflow_jax.app.uploads import UploadLimits, read_upload
+from maskflow_jax.app.uploads import Clip, UploadLimits, read_upload
 from maskflow_jax.io import video_files
 
 SMALL = UploadLimits(megabytes=0.05, side=40, seconds=1.0)

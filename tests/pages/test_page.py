@@ -5,9 +5,9 @@ import json
 import re
 import shutil
 import time
-import warnings
 from html.parser import HTMLParser
 
+import browsers
 import numpy as np
 import pytest
 
@@ -194,29 +194,10 @@ def test_what_cannot_be_shown_is_an_error_or_is_said(tmp_path, folder):
         mf.write_report(tmp_path / "a")
 
 
-def find_browser():
-    """Chromium and its driver; without them the test is skipped, and a warning says so."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    place = next(filter(None, map(shutil.which, names)), None)
-    try:
-        from playwright import sync_api
-    except ImportError:
-        sync_api = None
-    if place is None or sync_api is None:
-        missing = "Chromium" if place is None else "Playwright"
-        text = f"the page was NOT looked at in a browser: {missing} is not installed"
-        warnings.warn(text, stacklevel=2)
-        pytest.skip(text)
-    return sync_api, place
-
-
 @pytest.fixture(scope="module")
 def browser():
-    sync_api, place = find_browser()
-    with sync_api.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=place, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+    with browsers.chromium() as found:
+        yield found
 
 
 def until(tab, condition):

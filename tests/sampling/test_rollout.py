@@ -301,8 +301,8 @@ def test_a_bad_context_is_refused_at_once():
         ((100, 16, -1, 1, 20), "use 0"),
         ((100, 16, 2, 0, 20), "never advances"),
         ((100, 16, 2, 15, 20), "use 1 to 14"),
-        ((1, 16, 2, 14, 20), "raise video_length"),
-        ((2, 16, 2, 14, 20), "raise video_length"),
+        ((1, 16, 2, 14, 20), "raise length"),
+        ((2, 16, 2, 14, 20), "raise length"),
         ((100, 16, 2, 14, 0), "at least one network evaluation"),
     ],
 )

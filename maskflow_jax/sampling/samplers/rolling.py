@@ -143,7 +143,7 @@ class RollingPlan:
         checks = [
             (m < 0, f"context {m} < 0; use 0 to generate without context"),
             (m >= k, f"chunk_size {k}, context {m} >= chunk_size; lower context_frames"),
-            (length <= m, f"context {m} leaves no frame to generate; raise video_length"),
+            (length <= m, f"context {m} leaves no frame to generate; raise length"),
             (
                 min(self.start_nfe, self.shift_nfe, self.finish_nfe) < 1,
                 "a stage has no network evaluation; raise num_steps",

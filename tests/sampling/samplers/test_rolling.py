@@ -174,7 +174,7 @@ def test_a_frame_that_leaves_with_a_mask_is_refused():
     [
         ((9, 5, -1), "use 0 to generate without context"),
         ((9, 5, 5), "lower context_frames"),
-        ((2, 5, 2), "raise video_length"),
+        ((2, 5, 2), "raise length"),
         ((9, 5, 2, (1, 0, 1)), "raise num_steps"),
     ],
 )
