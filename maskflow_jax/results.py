@@ -180,8 +180,8 @@ def results_page(plan: Plan, receipts: str | Path, folder: str | Path = ".") -> 
         folder: Folder of the page; links to the receipts start there.
     """
     headings = [table.name for table in plan.tables]
-    parts = ["# Results", "", *([plan.about, ""] if plan.about else [])]
-    parts += [f"- [{name}](#{_anchor(name)})" for name in headings] + [""]
+    parts = ["# Results", "", *(f"- [{name}](#{_anchor(name)})" for name in headings), ""]
+    parts += [plan.about, ""] if plan.about else []
     for table in plan.tables:
         paths = {row.label: Path(receipts) / row.key / RECEIPT for row in table.rows}
         paths = {label: path for label, path in paths.items() if path.is_file()}

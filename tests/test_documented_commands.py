@@ -8,6 +8,7 @@ tokenizer and a run on it. `REDUCED` holds the flags that are appended to a comm
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -104,9 +105,7 @@ def furnish(folder, command, stand_ins, run):
             path.symlink_to(stand_ins.get(kind, stand_ins["videos"]), target_is_directory=True)
     if not command.startswith("launch.train"):
         for text in re.findall(r"=(runs/\w+)", command):
-            path = folder / text
-            path.parent.mkdir(exist_ok=True)
-            path.symlink_to(run, target_is_directory=True)
+            shutil.copytree(run, folder / text)
     job = {"length": 6, "sampler": {"num_steps": 2}, "context": {"split": "test", "index": 1}}
     (folder / "jobs.jsonl").write_text(json.dumps(job) + "\n")
 

@@ -75,8 +75,8 @@ def test_evaluations_are_made_once_and_make_a_page(plan, evaluated, tmp_path):
     assert [model for model, _ in evaluated] == ["x", "y"]
     assert (tmp_path / "page.md").read_text() == page
     lines = page.splitlines()
-    assert lines[:4] == ["# Results", "", "What this is.", ""]
-    assert lines[4:7] == ["- [one](#one)", "- [two](#two)", ""]
+    assert lines[:5] == ["# Results", "", "- [one](#one)", "- [two](#two)", ""]
+    assert lines[5:7] == ["What this is.", ""]
     lines = lines[7:]
     assert lines[:3] == ["## one", "", "That a is b."]
     assert lines[4] == "| | evaluations | s a video | maze_fd | legal | none |"
