@@ -81,8 +81,10 @@ def commands():
 
 @pytest.mark.parametrize(("program", "flag"), commands())
 def test_flags_of_commands_exist(program, flag):
-    files = [ROOT / f"{program.replace('.', '/')}.py", ROOT / "launch/distributed.py"]
-    text = "".join(file.read_text() for file in files)
+    text = (ROOT / f"{program.replace('.', '/')}.py").read_text()
+    shared = re.findall(r"^from launch import (.*)", text, re.MULTILINE)
+    files = {ROOT / f"launch/{name}.py" for names in shared for name in names.split(", ")}
+    text += "".join(file.read_text() for file in files)
     assert re.search(rf'"(no)?{flag}"', text), f"{program} has no --{flag}"
 
 

@@ -16,6 +16,7 @@ from maskflow_jax.config import Config, TokenizerRecord
 from maskflow_jax.config_files import read_config, to_dict
 from maskflow_jax.data.dataset import TokenVideos, read_token_dataset
 from maskflow_jax.data.pipeline import clip_batches, eval_clips
+from maskflow_jax.io.files import differences
 from maskflow_jax.models.attention import check_devices
 from maskflow_jax.parallel import sharding
 from maskflow_jax.training.building import make_flow, model_builder
@@ -224,13 +225,10 @@ def _check_source(directory: str, made_from: Mapping, asked_for: Mapping) -> Non
     """
     # As JSON gives them back: a dataset's record has lists where a config has tuples.
     asked_for = json.loads(json.dumps(dict(asked_for)))
-    differences = [
-        f"{name} is {made_from.get(name)!r} there and {asked_for.get(name)!r} in data.source"
-        for name in sorted(asked_for)
-        if made_from.get(name) != asked_for.get(name)
-    ]
-    if made_from and differences:
+    there = {name: made_from.get(name) for name in asked_for}
+    changed = differences(there, asked_for, "{} is {} there and {} in data.source")
+    if made_from and changed:
         raise ValueError(
-            f"the dataset in {directory} was made with other settings: {'; '.join(differences)}; "
+            f"the dataset in {directory} was made with other settings: {'; '.join(changed)}; "
             "set data.source to its settings, or make the dataset again"
         )
