@@ -213,8 +213,9 @@ def map_samples(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
 
     Args:
         mesh: The mesh.
-        function: Function (params, *arrays [B, ...]) -> pytree of arrays [B, ...]. Each row of the
-            result may depend on the same row of the arrays only.
+        function: Function (params, samples) -> pytree of arrays [B, ...], where `samples` is a
+            pytree of arrays [B, ...]. Each row of the result may depend on the same row of the
+            samples only.
 
     Returns:
         A function of the same arguments; B must be a multiple of `data` times `fsdp`.
@@ -222,19 +223,14 @@ def map_samples(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
     # All axes are manual unless the compiler has to split over `tensor`: kernels with their own
     # partitioning rule (cuDNN's attention) do not work where only some of the axes are manual.
     axes = set(AXES if mesh.shape["tensor"] == 1 else BATCH[0])
-
-    def mapped(params: Any, *samples: Any) -> Any:
-        return jax.shard_map(
-            function,
-            mesh=mesh,
-            in_specs=(P(), *(BATCH for _ in samples)),
-            out_specs=BATCH,
-            axis_names=axes,
-            check_vma=False,
-        )(params, *samples)
-
-    mapped.__name__ = function.__name__  # the name of the compiled program
-    return mapped
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(P(), BATCH),
+        out_specs=BATCH,
+        axis_names=axes,
+        check_vma=False,
+    )
 
 
 def _batch_ways(mesh: Mesh) -> int:

@@ -187,8 +187,8 @@ def window_features(
     )
     if not cached:
         wanted = num_frames - context_frames if context_frames else None
-        return lambda x, t: network.features(
-            x, t, positions=positions, num_wanted=wanted, **of_window
+        return functools.partial(
+            network.features, positions=positions, num_wanted=wanted, **of_window
         )
     context = network.context_cache(
         tokens[:, known],
