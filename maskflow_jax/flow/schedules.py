@@ -180,27 +180,6 @@ def sigmoid(*, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Sched
     return _schedule("sigmoid", lambda t: (logistic(t) - low) / (high - low), derivative, inverse)
 
 
-def make_schedule(name: str, **params: float) -> Schedule:
-    """Builds a schedule by name.
-
-    Args:
-        name: A key of `SCHEDULES`.
-        **params: Parameters of the schedule: a, b of `cubic`; start, end, tau of `sigmoid`.
-
-    Returns:
-        The schedule.
-
-    Raises:
-        ValueError: if the name is unknown, or the parameters give no schedule.
-        TypeError: if the schedule has no such parameter.
-
-    Source: MaskFlow, arXiv 2502.11234, and the schedules of its released code.
-    """
-    if name not in SCHEDULES:
-        raise ValueError(f"unknown schedule {name!r}; choose one of {', '.join(SCHEDULES)}")
-    return SCHEDULES[name](**params)
-
-
 def _bisect(kappa: Callable, fraction: np.ndarray) -> np.ndarray:
     """Returns the times at which an increasing `kappa` takes given values, in float64."""
     low, high = np.zeros_like(fraction), np.ones_like(fraction)

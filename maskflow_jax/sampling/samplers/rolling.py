@@ -25,8 +25,6 @@ from maskflow_jax.sampling.frame_schedules import between, rolling_times
 from maskflow_jax.sampling.samplers.fm import TRANSITIONS, reveal_by_chain
 from maskflow_jax.sampling.types import Proposal, RolloutRequest, Step, Window, WindowShape
 
-STAGES = ("start", "shift", "finish")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rolling:
