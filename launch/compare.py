@@ -49,7 +49,7 @@ def main(_) -> None:
     known = model.config.sampling.context_frames
     contestants = [comparison.parse(text, known) for text in _SAMPLERS.value]
     if _WHAT.value == "unmasking":
-        rows = [(c.label, *unmasking.reveal_video(generator, c.sampling)) for c in contestants]
+        rows = unmasking.reveal_videos(generator, [(c.label, c.sampling) for c in contestants])
         write_gif(out, unmasking.animate(generator.tokenizer, rows), 10.0)
         return
     videos = find_dataset(model, model.config.data.validation_split, places.moved()["dataset"])

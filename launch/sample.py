@@ -64,7 +64,7 @@ def main(_) -> None:
         chosen = np.arange(count) if count else "all"
         contexts = generator.read_context(frames=frames, indices=chosen, **which)
     logging.info("%s by %s: %s", task, sampling.sampler.name, generation)
-    out = Path(_OUT.value or generator.model.directory / "samples")
+    out = Path(_OUT.value or sample_folder.default_folder(generator.model))
     more = {"seed": _SEED.value, "length": _LENGTH.value, "options": options}
     samples = sample_folder.SampleFolder(generator, out, contexts, **more)
     written = samples.complete(_BATCH.value, gif=_GIF.value)

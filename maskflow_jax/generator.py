@@ -78,7 +78,7 @@ class VideoGenerator(ModelWindows):
         config, identity = self.model.config, self.tokenizer.identity
         height, width = config.tokenizer.grid
         return (
-            f"VideoGenerator({str(self.model.directory)!r}, step {self.model.step}, "
+            f"VideoGenerator({self.model.name!r}, step {self.model.step}, "
             f"{parameter_count(self.model.params) / 1e6:.1f} M parameters, windows of "
             f"{config.data.clip_frames} frames of {height}x{width} tokens, {self.fps:g} frames per "
             f"second, tokenizer {identity['name']!r} with {identity['codebook_size']} codes, "

@@ -23,6 +23,7 @@ from maskflow_jax.generation.videos import Videos
 from maskflow_jax.generator import VideoGenerator
 from maskflow_jax.io.files import differences, sha256_of_arrays, write_text, write_with
 from maskflow_jax.parallel import sharding
+from maskflow_jax.training.model_files import TrainedModel
 
 SETTINGS = "settings.json"
 
@@ -134,6 +135,11 @@ class SampleFolder:
         return describe_samples(
             self._plan, self._request, self._contexts, self._seed, describe_model(self._generator)
         )
+
+
+def default_folder(model: TrainedModel) -> Path:
+    """Returns the folder for samples: in that of the model, or `samples/NAME` if it is shipped."""
+    return Path("samples", model.name) if model.shipped else model.directory / "samples"
 
 
 def describe_model(generator: VideoGenerator) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The loop ends at `num_steps`; on SIGTERM after saving, so that the same command 
 there; or with an error if the loss or a gradient is not finite, before such a state is saved.
 """
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
+from tqdm import tqdm
 
 from maskflow_jax.config import RunConfig
 from maskflow_jax.parallel import sharding
@@ -110,7 +112,6 @@ def train_loop(
     checkpoints, writer, hooks = parts.checkpoints, parts.writer, parts.hooks
     mesh = state["step"].sharding.mesh
     step = first = int(state["step"])
-    progress = _Progress(first, run.num_steps)
     metrics = None
     if step >= run.num_steps:
         logging.info(
@@ -118,13 +119,18 @@ def train_loop(
         )
         # The previous run may have stopped before its final validation, which follows the save.
         _look(step, state, evaluate, writer, hooks)
-    with Preemption() as preemption, explain_out_of_memory(_LESS_MEMORY):
+    with (
+        Preemption() as preemption,
+        explain_out_of_memory(_LESS_MEMORY),
+        contextlib.closing(_Progress(first, run.num_steps)) as progress,
+    ):
         while step < run.num_steps:
             state, next_metrics = train_step(state, key, sharding.place_batch(mesh, next(batches)))
             if metrics is not None:
                 # One step late, so that the device already computes the next step during the check.
                 check_finite(step, metrics)
             step, metrics = step + 1, next_metrics
+            progress.advance()
             last = step == run.num_steps
             if step % run.log_every == 0 or last:
                 check_finite(step, metrics)
@@ -220,10 +226,21 @@ def log_validation(step: int, summary: Mapping[str, float], writer: MetricWriter
 
 
 class _Progress:
-    """The progress line: loss, rate since the last line, time left."""
+    """Progress of training: a bar on a terminal, elsewhere log lines with rate and time left."""
 
     def __init__(self, first: int, num_steps: int):
         self._step, self._num_steps, self._time = first, num_steps, time.monotonic()
+        # None leaves the choice to tqdm, which shows a bar where stderr is a terminal.
+        disable = None if jax.process_index() == 0 else True
+        self._bar = tqdm(total=num_steps, initial=first, unit="step", disable=disable)
+
+    def advance(self) -> None:
+        """Counts a step."""
+        self._bar.update()
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        self._bar.close()
 
     def log(self, step: int, metrics: Mapping[str, Any], writer: MetricWriter) -> None:
         now = time.monotonic()
@@ -232,13 +249,17 @@ class _Progress:
         names = ("loss", "accuracy", "masked", "grad_norm")
         scalars = {f"train/{name}": float(metrics[name]) for name in names}
         writer.write(step, scalars | {"train/steps_per_second": rate})
+        loss, accuracy = scalars["train/loss"], 100 * scalars["train/accuracy"]
+        if not self._bar.disable:
+            self._bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1f}%")
+            return
         minutes, seconds = divmod(round((self._num_steps - step) / rate), 60)
         logging.info(
             "step %d/%d  loss %.3f  accuracy %.1f%%  %.2f steps/s  %d:%02d left",
             step,
             self._num_steps,
-            scalars["train/loss"],
-            100 * scalars["train/accuracy"],
+            loss,
+            accuracy,
             rate,
             minutes,
             seconds,
