@@ -10,14 +10,12 @@ Visitors queue; uploaded files are read and deleted at once.
 
 from absl import flags
 
-from launch import cli
+from launch import cli, places
 from launch.startup import start
 
 _MODELS = flags.DEFINE_list("models", None, "Runs, exported models, names; default: all shipped.")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen at.")
 _PORT = flags.DEFINE_integer("port", None, "Port; the first free one from 7860 on by default.")
-_DATASET = flags.DEFINE_string("dataset", None, "Dataset folder of the models, if it has moved.")
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Tokenizer of the models, if it has moved.")
 _FRAMES = flags.DEFINE_integer("max_frames", 1000, "Frames of a video at most.", lower_bound=1)
 _NFE = flags.DEFINE_integer("max_nfe", 20_000, "Network evaluations at most.", lower_bound=1)
 _UPLOAD = flags.DEFINE_float("max_upload_mb", 20.0, "Size of an upload at most.", lower_bound=0.1)
@@ -33,11 +31,10 @@ def main(_) -> None:
     from maskflow_jax.app.server import serve
     from maskflow_jax.app.uploads import UploadLimits
 
-    places = {"dataset": _DATASET.value, "tokenizer": _TOKENIZER.value}
     models = Models(
         _MODELS.value or shipped_names(),
         any_path=_HOST.value in LOCAL,
-        places={name: place for name, place in places.items() if place},
+        places={name: place for name, place in places.moved().items() if place},
     )
     limits = Limits(
         frames=_FRAMES.value,

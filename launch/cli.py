@@ -1,7 +1,7 @@
 """How every program starts and ends: strict arguments, errors of one line, exit codes.
 
-A program calls `cli.run(main)` as its last line.
-The exit code is 0 after success and `--help`, 1 after an error, or what `main` returns.
+A program calls `cli.run(main)` as its last line. The exit code is 0 after success and `--help`, 1
+after an error, or what `main` returns.
 """
 
 import os
@@ -16,7 +16,6 @@ ERRORS = (ValueError, ImportError, RuntimeError, OSError)
 # What reading a config file or one of its keys on the command line may raise as well.
 _FLAG_ERRORS = (*ERRORS, AttributeError, KeyError, TypeError)
 _HELP = {f"{dash}{name}" for dash in ("-", "--") for name in ("help", "helpshort", "helpfull", "?")}
-
 flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
@@ -26,7 +25,9 @@ def run(main: Callable[[list[str]], Any]) -> None:
     Args:
         main: The program, as for `absl.app`; what it returns is the exit code.
     """
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS["debug"])  # for --help
+    for module, shared in flags.FLAGS.flags_by_module_dict().items():
+        for flag in shared if module.startswith("launch.") else ():  # for --help
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     expected = _FLAG_ERRORS
 
     def strictly(argv: list[str]) -> Any:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from launch import cli
+from launch import cli, places
 from launch.startup import start
 
 _WHAT = flags.DEFINE_enum("what", "samplers", ["samplers", "cache", "unmasking"], "What to do.")
@@ -32,14 +32,11 @@ _TUNE = flags.DEFINE_bool("tune", False, "Searches for the best sampler of a bud
 _BUDGET = flags.DEFINE_string("budget", "200", "tune: evaluations of a video, or seconds: 60s.")
 _TRIALS = flags.DEFINE_integer("trials", 24, "tune: number of settings to try.", lower_bound=1)
 _CONTEXT = flags.DEFINE_list("context_frames", None, "cache: numbers of context frames.")
-_DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, if it has moved.")
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Tokenizer, if it has moved.")
 
 
 def main(_) -> None:
     """Compares, prints and writes."""
     start()
-    import maskflow_jax as mf
     from maskflow_jax.evaluation.token_statistics import code_groups
     from maskflow_jax.generation import cache_costs, comparison, tuning, unmasking
     from maskflow_jax.generation.trained_model import find_dataset
@@ -47,17 +44,15 @@ def main(_) -> None:
     from maskflow_jax.io.settings import read_integers
     from maskflow_jax.io.video_files import write_gif
 
-    generator = mf.VideoGenerator.load(
-        _WORKDIR.value, tokenizer=_TOKENIZER.value, dataset=_DATASET.value
-    )
+    generator = places.load(_WORKDIR.value)
     model, out = generator.model, Path(_OUT.value)
     known = model.config.sampling.context_frames
     contestants = [comparison.parse(text, known) for text in _SAMPLERS.value]
     if _WHAT.value == "unmasking":
-        rows = [(c.label, *unmasking.reveal_video(generator, c.sampling)) for c in contestants]
+        rows = unmasking.reveal_videos(generator, [(c.label, c.sampling) for c in contestants])
         write_gif(out, unmasking.animate(generator.tokenizer, rows), 10.0)
         return
-    videos = find_dataset(model, model.config.data.validation_split, _DATASET.value)
+    videos = find_dataset(model, model.config.data.validation_split, places.moved()["dataset"])
     if _WHAT.value == "cache":
         asked = read_integers("context_frames", _CONTEXT.value or [])
         results = [cache_costs.compare_all(out.name, model, videos, asked)]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from launch import cli
+from launch import cli, places
 from launch.startup import start
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run, exported model or name.")
@@ -35,8 +35,6 @@ _BATCH = flags.DEFINE_integer("batch_size", 8, "Videos or clips at a time.")
 _SOURCE = flags.DEFINE_string("source", None, "Source of raw real videos, as in prepare_data.")
 _SETTING = flags.DEFINE_multi_string("source_setting", [], "name=value: setting of the source.")
 _NUM_REAL = flags.DEFINE_integer("num_real", None, "Largest number of real videos.")
-_DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, if it has moved.")
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Tokenizer, if it has moved.")
 
 
 def main(_) -> int:
@@ -47,10 +45,9 @@ def main(_) -> int:
     from maskflow_jax.evaluation import report
     from maskflow_jax.io.settings import read_integers
 
-    places = {"tokenizer": _TOKENIZER.value, "dataset": _DATASET.value}
     if _VERIFY.value:
-        places |= {"model": _WORKDIR.value, "i3d": _I3D.value}
-        checks = mf.verify_receipt(_VERIFY.value, **places)
+        given = {"model": _WORKDIR.value, "i3d": _I3D.value, **places.moved()}
+        checks = mf.verify_receipt(_VERIFY.value, **given)
         print("\n".join(map(str, checks)))
         return int(not all(check.holds for check in checks))
     if not _OUT.value:
@@ -68,7 +65,8 @@ def main(_) -> int:
         batch_size=_BATCH.value,
         source_settings=read_settings(_SOURCE.value, _SETTING.value) if _SOURCE.value else {},
     )
-    mf.evaluate(_WORKDIR.value, _OUT.value, settings, samples=_SAMPLES.value, **places)
+    given = {"samples": _SAMPLES.value, **places.moved()}
+    mf.evaluate(_WORKDIR.value, _OUT.value, settings, **given)
     logging.info("wrote %s:\n%s", _OUT.value, (Path(_OUT.value) / "table.md").read_text())
     return 0
 

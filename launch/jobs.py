@@ -16,7 +16,7 @@ import os
 
 from absl import flags, logging
 
-from launch import cli, distributed
+from launch import cli, distributed, places
 from launch.startup import start
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run, exported model or name.", required=True)
@@ -27,23 +27,18 @@ _BATCH = flags.DEFINE_integer("batch_size", 4, "Videos sampled at a time.", lowe
 _PIXELS = flags.DEFINE_bool("pixels", True, "Whether mp4 files are written; tokens always are.")
 _DECODE_ONLY = flags.DEFINE_bool("decode_only", False, "Makes mp4 files that are missing, only.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Checks all jobs, says what they cost, and stops.")
-_DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, if it has moved.")
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Tokenizer, if it has moved.")
 
 
 def main(_) -> int:
     """Samples this part; the exit code is 1 if only pixels were made and tokens are missing."""
     start()
     distributed.join(saves_at_sigterm=False)
-    import maskflow_jax as mf
     from maskflow_jax.generation.job_folder import JobFolder, describe_jobs, part_of_work
     from maskflow_jax.generation.jobs import read_jobs
     from maskflow_jax.generation.sample_folder import local_mesh
 
     part = part_of_work(_PART.value, os.environ)
-    generator = mf.VideoGenerator.load(
-        _WORKDIR.value, tokenizer=_TOKENIZER.value, dataset=_DATASET.value, mesh=local_mesh()
-    )
+    generator = places.load(_WORKDIR.value, mesh=local_mesh())
     jobs = read_jobs(_JOBS.value, generator)
     logging.info("part %d of %d of\n%s", *part, describe_jobs(jobs))
     if _DRY_RUN.value:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from launch import cli
+from launch import cli, places
 from launch.startup import start
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run, exported model or name.", required=True)
@@ -27,23 +27,21 @@ _GUIDANCE = flags.DEFINE_multi_float("guidance", [1.0], "Weight of captions.")
 _SET = flags.DEFINE_multi_string("set", [], "A setting of the section `sampling`, NAME=VALUE.")
 _BATCH = flags.DEFINE_integer("batch_size", 16, "Videos sampled at a time.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed.", lower_bound=0, upper_bound=2**31)
-_DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, if it has moved.")
 
 
 def main(_) -> None:
     """Samples, reads and writes."""
     start()
-    import maskflow_jax as mf
     from maskflow_jax.config_files import change_sampling
     from maskflow_jax.generation import scene_measures, trained_model
     from maskflow_jax.io.files import write_text
 
-    generator = mf.VideoGenerator.load(_WORKDIR.value, dataset=_DATASET.value)
+    generator = places.load(_WORKDIR.value)
     sampling = vars(change_sampling(generator.model.config.sampling, _SET.value))
     captions = scene_measures.walks(_NUM_VIDEOS.value, _NUM_SCENES.value)
     found, out = {}, Path(_OUT.value)
     try:
-        videos = trained_model.find_dataset(generator.model, "test", _DATASET.value)
+        videos = trained_model.find_dataset(generator.model, "test", places.moved()["dataset"])
     except FileNotFoundError as error:
         logging.info("real walks are not measured: %s", error)
     else:

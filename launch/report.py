@@ -10,14 +10,12 @@ PATH lies in, or `--workdir`. It needs `pip install ".[report]"`.
 
 from absl import flags
 
-from launch import cli
+from launch import cli, places
 from launch.startup import start
 
 _PATH = flags.DEFINE_string("path", None, "Folder to show.", required=True)
 _OUT = flags.DEFINE_string("out", None, "HTML file to write; PATH/report.html by default.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run, exported model or name that made samples.")
-_DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, if it has moved.")
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Tokenizer, if it has moved.")
 _MAX_SAMPLES = flags.DEFINE_integer("max_samples", 60, "Samples to show.", lower_bound=0)
 
 
@@ -30,8 +28,7 @@ def main(_) -> None:
         _PATH.value,
         _OUT.value,
         model=_WORKDIR.value,
-        tokenizer=_TOKENIZER.value,
-        dataset=_DATASET.value,
+        **places.moved(),
         max_samples=_MAX_SAMPLES.value,
     )
     print(path)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags, logging
 
-from launch import cli, distributed
+from launch import cli, distributed, places
 from launch.startup import start
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run, exported model or name.", required=True)
@@ -35,8 +35,6 @@ _BATCH = flags.DEFINE_integer("batch_size", 4, "Videos sampled at a time.", lowe
 _SEED = flags.DEFINE_integer("seed", 0, "Seed.", lower_bound=0, upper_bound=2**32 - 1)
 _GIF = flags.DEFINE_bool("gif", None, "Whether GIFs are written; by default up to 200 frames.")
 _REPORT = flags.DEFINE_bool("report", False, "Writes how the samples drift: drift.csv, .png.")
-_DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, if it has moved.")
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Tokenizer, if it has moved.")
 
 
 def main(_) -> None:
@@ -48,8 +46,7 @@ def main(_) -> None:
     from maskflow_jax.generation import sample_folder, scenes
     from maskflow_jax.sampling.patterns import read_box
 
-    places = {"tokenizer": _TOKENIZER.value, "dataset": _DATASET.value}
-    generator = mf.VideoGenerator.load(_WORKDIR.value, mesh=sample_folder.local_mesh(), **places)
+    generator = places.load(_WORKDIR.value, mesh=sample_folder.local_mesh())
     sampling = change_sampling(generator.model.config.sampling, _SET.value)
     task = _TASK.value or ("unconditional" if _CAPTIONS.value else "prediction")
     options, count = {**vars(sampling), "task": task}, _NUM_VIDEOS.value
@@ -67,12 +64,12 @@ def main(_) -> None:
         chosen = np.arange(count) if count else "all"
         contexts = generator.read_context(frames=frames, indices=chosen, **which)
     logging.info("%s by %s: %s", task, sampling.sampler.name, generation)
-    out = Path(_OUT.value or generator.model.directory / "samples")
+    out = Path(_OUT.value or sample_folder.default_folder(generator.model))
     more = {"seed": _SEED.value, "length": _LENGTH.value, "options": options}
     samples = sample_folder.SampleFolder(generator, out, contexts, **more)
     written = samples.complete(_BATCH.value, gif=_GIF.value)
     if _REPORT.value:
-        mf.write_drift_report(generator, out, generation, dataset=_DATASET.value)
+        mf.write_drift_report(generator, out, generation, dataset=places.moved()["dataset"])
     logging.info("wrote %d videos of %d frames to %s", written, generation.task.shown, out)
 
 

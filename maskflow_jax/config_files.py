@@ -11,7 +11,8 @@ import ml_collections
 from ml_collections import config_dict
 
 from maskflow_jax.config import FORMAT, Config, SamplingConfig
-from maskflow_jax.io.settings import SettingsError, flatten, read_settings, unknown_name
+from maskflow_jax.io import files
+from maskflow_jax.io.settings import SettingsError, read_settings, unknown_name
 from maskflow_jax.sampling.samplers import SAMPLERS
 from maskflow_jax.sampling.types import Sampler
 
@@ -94,14 +95,18 @@ def differences(old: Config, new: Config) -> list[str]:
     Returns:
         One line for each: its dotted name, its old and its new value.
     """
+    text = "{}: {} in the folder, {} in this config"
+    return files.differences(_fixed_settings(old), _fixed_settings(new), text)
+
+
+def _fixed_settings(config: Config) -> dict[str, Any]:
+    """The settings that may not change when a run is restarted, by their dotted names."""
     free = _free_names(Config)
-    before, after = dict(flatten(to_dict(old))), dict(flatten(to_dict(new)))
-    return [
-        f"{name}: {before.get(name)!r} in the folder, {after.get(name)!r} in this config"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-        and not any(name == each or name.startswith(f"{each}.") for each in free)
-    ]
+    return {
+        name: value
+        for name, value in files.flat_settings(to_dict(config)).items()
+        if not any(name == each or name.startswith(f"{each}.") for each in free)
+    }
 
 
 def _free_names(kind: type, path: str = "") -> list[str]:

@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from maskflow_jax.data.dataset import TokenVideos
 from maskflow_jax.generation import contexts, trained_model
 from maskflow_jax.generation.model_windows import ModelWindows
 from maskflow_jax.generation.request import Generation, plan_generation
@@ -32,30 +31,17 @@ from maskflow_jax.generation.scenes import (
 )
 from maskflow_jax.generation.videos import Videos
 from maskflow_jax.scenes.encoders import Encoder
-from maskflow_jax.tokenizers.tokenizer import Tokenizer
-from maskflow_jax.training.model_files import TrainedModel, load_model
+from maskflow_jax.training.model_files import load_model
 from maskflow_jax.training.state import parameter_count
 
 
 class VideoGenerator(ModelWindows):
-    """A trained model with its tokenizer, ready to generate.
+    """A trained model with its tokenizer, ready to generate; `load` finds both.
 
     Attributes:
         model: The trained model.
         tokenizer: The tokenizer of its data.
     """
-
-    def __init__(
-        self,
-        model: TrainedModel,
-        tokenizer: Tokenizer,
-        *,
-        dataset: str | Path | None = None,
-        text_encoder: str | Path | Encoder | None = None,
-    ):
-        """Prepares a generator from what `load` finds, which is the usual way."""
-        super().__init__(model, tokenizer, text_encoder)
-        self._dataset = dataset
 
     @classmethod
     def load(
@@ -92,7 +78,7 @@ class VideoGenerator(ModelWindows):
         config, identity = self.model.config, self.tokenizer.identity
         height, width = config.tokenizer.grid
         return (
-            f"VideoGenerator({str(self.model.directory)!r}, step {self.model.step}, "
+            f"VideoGenerator({self.model.name!r}, step {self.model.step}, "
             f"{parameter_count(self.model.params) / 1e6:.1f} M parameters, windows of "
             f"{config.data.clip_frames} frames of {height}x{width} tokens, {self.fps:g} frames per "
             f"second, tokenizer {identity['name']!r} with {identity['codebook_size']} codes, "
@@ -343,6 +329,3 @@ class VideoGenerator(ModelWindows):
         track = EndlessTrack(captions, self.encoder, generation.plan, **sizes)
         chunks = self.sample_endlessly(generation, real, seed=seed, scenes=track)
         return contexts.decoded(self.tokenizer, chunks)
-
-    def _videos(self, split: str) -> TokenVideos:
-        return trained_model.find_dataset(self.model, split, self._dataset)

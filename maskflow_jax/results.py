@@ -29,11 +29,10 @@ from typing import Any
 import yaml
 from absl import logging
 
-from maskflow_jax.evaluation.features import key_of
 from maskflow_jax.evaluation.receipts import read_receipt
 from maskflow_jax.evaluation.settings import EvaluationSettings
 from maskflow_jax.evaluator import RECEIPT, evaluate
-from maskflow_jax.io.files import write_text
+from maskflow_jax.io.files import sha256_of_json, write_text
 
 _MODEL = "model"
 
@@ -55,7 +54,8 @@ class Row:
     @property
     def key(self) -> str:
         """Text of everything that the plan says of the evaluation."""
-        return key_of(model=self.model, settings=dataclasses.asdict(self.settings))[:16]
+        settings = dataclasses.asdict(self.settings)
+        return sha256_of_json({"model": self.model, "settings": settings})[:16]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,15 @@ import tiny
 
 # Tests spend most of their time in the compiler; programs that tests start read the variable.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-jax.config.update(
-    "jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
-)
+
+
+def follow_environment():
+    """jax has read the variable when it was imported, which may have been before."""
+    chosen = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
+    jax.config.update("jax_disable_most_optimizations", chosen)
+
+
+follow_environment()
 
 CACHE = {
     "jax_persistent_cache_min_compile_time_secs": 0,
@@ -43,6 +49,16 @@ def tiny_run(tmp_path_factory):
     with tiny.quick_compilation():
         assert train(settings, folder / "run")
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def full_optimisation():
+    """For modules that compute longer than they compile: those with models that ship."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+        follow_environment()
+        yield
+    follow_environment()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskflow_jax.flow.schedules import make_schedule
+from maskflow_jax.flow.schedules import SCHEDULES
 from maskflow_jax.sampling.guidance import Guidance
 from maskflow_jax.sampling.proposal import Decoding, Proposer
 from maskflow_jax.sampling.samplers import SAMPLERS
@@ -27,6 +27,10 @@ quick_jit = functools.partial(
     }
     | ({} if jax.__version_info__ >= (0, 11) else {"xla_cpu_use_fusion_emitters": False}),
 )
+
+
+def make_schedule(name, **parameters):
+    return SCHEDULES[name](**parameters)
 
 
 def window_sampler(name="mgm", schedule="sigmoid", **settings):

@@ -26,7 +26,7 @@ from maskflow_jax.data.dataset import read_token_dataset
 from maskflow_jax.data.pipeline import clip_batches
 from maskflow_jax.generation.window_program import WindowProgram
 from maskflow_jax.parallel import sharding
-from maskflow_jax.sampling.types import RolloutRequest, Window
+from maskflow_jax.sampling.types import RolloutRequest, Window, WindowTokens
 from maskflow_jax.training.building import make_flow, model_builder
 from maskflow_jax.training.checkpoints import Checkpoints
 from maskflow_jax.training.optimizer import make_optimizer
@@ -292,11 +292,11 @@ def place_params(shape):
 
 
 def window_of(count):
-    """Keys, tokens and known of a window that is all masks but its context."""
+    """Keys, and a window that is all masks but its context."""
     keys = jax.random.split(jax.random.key(5), count)
     known = np.zeros((count, 4, 4, 4), bool)
     known[:, :CONTEXT] = True
-    return keys, np.where(known, 0, K).astype(np.int32), known
+    return keys, WindowTokens(np.where(known, 0, K).astype(np.int32), known)
 
 
 def guarded(program):
@@ -305,7 +305,7 @@ def guarded(program):
     inputs = sharding.place_samples(make_mesh((8, 1, 1)), window_of(BATCH))
     with jax.transfer_guard("disallow"):
         run = program._program(CONTEXT, Window(CONTEXT, CONTEXT).stage, sharding.mesh_of(params))
-        tokens = run(params, *inputs).block_until_ready()
+        tokens = run(params, inputs).block_until_ready()
     return int(np.max(tokens))
 
 

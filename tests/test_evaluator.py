@@ -118,9 +118,9 @@ def test_an_edited_receipt_fails_by_name(copied):
     path.write_text(json.dumps(receipt))
     assert failed(mf.verify_receipt(path)) == ["section metrics: it was edited"]
     # A forged digest does not help: the number is recomputed.
-    from maskflow_jax.evaluation.receipts import _digest
+    from maskflow_jax.io.files import sha256_of_json
 
-    receipt["digests"]["metrics"] = _digest(receipt["metrics"])
+    receipt["digests"]["metrics"] = sha256_of_json(receipt["metrics"])
     path.write_text(json.dumps(receipt))
     (found,) = failed(mf.verify_receipt(path))
     assert found.startswith("unigram: 0.0 there,")

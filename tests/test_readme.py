@@ -81,8 +81,10 @@ def commands():
 
 @pytest.mark.parametrize(("program", "flag"), commands())
 def test_flags_of_commands_exist(program, flag):
-    files = [ROOT / f"{program.replace('.', '/')}.py", ROOT / "launch/distributed.py"]
-    text = "".join(file.read_text() for file in files)
+    text = (ROOT / f"{program.replace('.', '/')}.py").read_text()
+    shared = re.findall(r"^from launch import (.*)", text, re.MULTILINE)
+    files = {ROOT / f"launch/{name}.py" for names in shared for name in names.split(", ")}
+    text += "".join(file.read_text() for file in files)
     assert re.search(rf'"(no)?{flag}"', text), f"{program} has no --{flag}"
 
 
@@ -90,6 +92,7 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
 
+@pytest.mark.usefixtures("full_optimisation")
 def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)

@@ -19,12 +19,13 @@ from maskflow_jax.app.captions import read_captions, takes_captions
 from maskflow_jax.app.fields import Field, read_form
 from maskflow_jax.app.models import Models
 from maskflow_jax.app.request import Request, plan, python_code, read_known_frames
-from maskflow_jax.app.sampling import Job, Progress, digest, prepare, sample, write_files
+from maskflow_jax.app.sampling import Job, Progress, prepare, sample, write_files
 from maskflow_jax.app.uploads import Clip, UploadLimits, read_upload
 from maskflow_jax.config import SamplingConfig
 from maskflow_jax.generation import unmasking
 from maskflow_jax.generation.request import Generation
 from maskflow_jax.generator import VideoGenerator
+from maskflow_jax.io.files import sha256_of_tokens
 
 MISTAKES = (
     ValueError,
@@ -260,7 +261,7 @@ class Actions:
             job.request,
             job.real,
             places=self.models.places,
-            digest=digest(job.videos) if job.complete else "",
+            digest=sha256_of_tokens(job.videos.tokens) if job.complete else "",
         )
         with tempfile.TemporaryDirectory() as folder:
             yield Shown(

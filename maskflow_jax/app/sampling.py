@@ -1,7 +1,6 @@
 """Sampling for the page: a video that grows window by window, can be stopped, and is written."""
 
 import dataclasses
-import hashlib
 import tempfile
 import threading
 import time
@@ -142,11 +141,6 @@ def _videos(
         nfe=evaluations,
         texts=texts,
     )
-
-
-def digest(videos: Videos) -> str:
-    """SHA-256 of the tokens of a video."""
-    return hashlib.sha256(videos.tokens.tobytes()).hexdigest()
 
 
 def write_files(videos: Videos, directory: str | Path) -> dict[str, str]:

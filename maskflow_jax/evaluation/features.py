@@ -9,7 +9,6 @@ goes on from there.
 import dataclasses
 import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -147,11 +146,6 @@ def digest_of(features: np.ndarray) -> str:
     """SHA-256 of features, their type and shape."""
     head = f"{features.dtype} {features.shape}".encode()
     return hashlib.sha256(head + np.ascontiguousarray(features).tobytes()).hexdigest()
-
-
-def key_of(**decides: Any) -> str:
-    """A digest of everything that decides a result, for the names of cached files."""
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def _kept(keep: str | Path | None, key: str, dimensions: int) -> np.ndarray:

@@ -19,13 +19,14 @@ import numpy as np
 from tqdm import tqdm
 
 from maskflow_jax.evaluation.drift import FrameMeter, Row, token_rows, window_slices
-from maskflow_jax.evaluation.features import FeatureExtractor, digest_of, key_of
+from maskflow_jax.evaluation.features import FeatureExtractor, digest_of
 from maskflow_jax.evaluation.frechet import kernel_distance
 from maskflow_jax.evaluation.judges import Judge
 from maskflow_jax.evaluation.motion_reader import MotionReader
 from maskflow_jax.evaluation.real_videos import RealVideos, check_frames, halves, random_clips
 from maskflow_jax.evaluation.receipts import Metric
 from maskflow_jax.evaluation.token_statistics import distance, token_statistics
+from maskflow_jax.io.files import sha256_of_json
 
 _DISTANCES = ("unigram", "spatial", "temporal")
 
@@ -232,11 +233,13 @@ class Measurement:
             frames = judge.network.clip_frames
             return self.real.clips(chosen[first:], frames, mode, judge.through)
 
-        decides = key_of(
-            real=self.real.digest,
-            mode=mode,
-            clips=places,
-            tokenizer=self.real.tokenizer.identity["sha256"],
+        decides = sha256_of_json(
+            {
+                "real": self.real.digest,
+                "mode": mode,
+                "clips": places,
+                "tokenizer": self.real.tokenizer.identity["sha256"],
+            }
         )
         name = f"real_{mode}_{judge.name}_{decides[:12]}"
         return self._extract(extractor, judge, clips, len(chosen), name, decides)
@@ -245,12 +248,14 @@ class Measurement:
         self, extractor: FeatureExtractor, judge: Judge, clips, count: int, name: str, decides: str
     ) -> np.ndarray:
         network = judge.network
-        key = key_of(
-            network=network.sha256,
-            protocol=dataclasses.asdict(judge.protocol) if judge.protocol else None,
-            frames=network.clip_frames,
-            batch_size=extractor.batch_size,
-            decides=decides,
+        key = sha256_of_json(
+            {
+                "network": network.sha256,
+                "protocol": dataclasses.asdict(judge.protocol) if judge.protocol else None,
+                "frames": network.clip_frames,
+                "batch_size": extractor.batch_size,
+                "decides": decides,
+            }
         )
         keep = None if self._cache is None else self._cache / f"{name}_{key[:12]}.npz"
         found = extractor.extract(clips, count, keep=keep, key=key, label=name)

@@ -7,7 +7,6 @@ forged digest does not help, because `compare` holds the metrics against recompu
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 import platform
@@ -19,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from maskflow_jax.io.files import sha256_of, write_text
+from maskflow_jax.io.files import sha256_of, sha256_of_json, write_text
 
 FORMAT = 1
 # Two machines add float32 numbers in other orders. The distances are differences of large sums, so
@@ -99,7 +98,7 @@ def make_receipt(sections: Mapping[str, Any], metrics: Iterable[Metric]) -> dict
         "device": this_device(),
         "metrics": {metric.name: metric.to_json() for metric in metrics},
     }
-    digests = {name: _digest(section) for name, section in receipt.items()}
+    digests = {name: sha256_of_json(section) for name, section in receipt.items()}
     return {"format": FORMAT, **receipt, "digests": digests}
 
 
@@ -164,7 +163,7 @@ def check_sections(receipt: Mapping[str, Any]) -> list[Check]:
     for name in sorted({*receipt, *digests} - {"format", "digests"}):
         if name not in receipt:
             checks.append(Check(name=f"section {name}", holds=False, how="it was removed"))
-        elif digests.get(name) != _digest(receipt[name]):
+        elif digests.get(name) != sha256_of_json(receipt[name]):
             checks.append(Check(name=f"section {name}", holds=False, how="it was edited"))
         else:
             checks.append(Check(name=f"section {name}", holds=True, how="unchanged"))
@@ -256,10 +255,6 @@ def _numbers(metric: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
 
 def _apart(a: float, b: float) -> float:
     return abs(a - b) / max(abs(a), abs(b), _SMALL)
-
-
-def _digest(section: Any) -> str:
-    return hashlib.sha256(json.dumps(section, sort_keys=True).encode()).hexdigest()
 
 
 def _processor() -> str:

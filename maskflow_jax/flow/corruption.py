@@ -1,7 +1,8 @@
-"""The corruption of the probability path: each token is clean or masked, by a coin of its own.
+"""Corruption of clean tokens: each token is masked independently of all others.
 
-p(xt | x1) puts probability kappa on x1 and 1 - kappa on the mask (MaskFlow, Eq. 5, where kappa(t)
-is t), so a corrupted clip is one Bernoulli draw per token.
+The probability path p(xt | x1) gives the clean token x1 the probability kappa and the mask token
+the probability 1 - kappa (MaskFlow, arXiv 2502.11234, Eq. 5, where kappa(t) = t). A corrupted clip
+is therefore one Bernoulli draw per token.
 """
 
 import jax
@@ -13,12 +14,14 @@ def mask_tokens(key: jax.Array, tokens: jax.Array, kappa: jax.Array, mask_id: in
 
     Args:
         key: PRNG key.
-        tokens: clean tokens int [B, T, H, W].
-        kappa: probability of staying clean, float [B, T].
-        mask_id: the mask token.
+        tokens: Clean tokens, int [B, T, H, W].
+        kappa: Probability with which a token of a frame stays clean, float [B, T].
+        mask_id: The mask token.
 
     Returns:
-        Corrupted tokens int [B, T, H, W].
+        Corrupted tokens, int [B, T, H, W].
+
+    Source: MaskFlow, arXiv 2502.11234, Eq. 5.
     """
     clean = jax.random.bernoulli(key, kappa[:, :, None, None], tokens.shape)
     return jnp.where(clean, tokens, mask_id)

@@ -1,8 +1,8 @@
-"""Training times: which moment of the path each frame of a clip is shown at.
+"""Distributions of training times: the time t of every frame of a clip.
 
-MaskFlow draws a time for every frame on its own (Algorithm 1), so that one network learns every
-mixture of clean and masked frames: that is what lets it extend a video by chunks of any context.
-All distributions keep `MIN_TIME` away from 0, where a frame carries no token at all.
+MaskFlow draws an independent time for every frame (arXiv 2502.11234, Algorithm 1). The network thus
+learns every mixture of clean and masked frames, so it can extend a video from any number of context
+frames. All drawn times are at least `MIN_TIME`, because at time 0 a frame has no clean token.
 """
 
 from collections.abc import Callable
@@ -14,15 +14,17 @@ MIN_TIME = 1e-3
 
 
 def frame(key: jax.Array, batch: int, frames: int) -> jax.Array:
-    """Draws t ~ U(MIN_TIME, 1) for every frame independently: the method.
+    """Draws t ~ U(MIN_TIME, 1) for every frame independently, as MaskFlow does.
 
     Args:
         key: PRNG key.
-        batch: number of clips B.
-        frames: frames per clip T.
+        batch: Number of clips B.
+        frames: Number of frames T of a clip.
 
     Returns:
         Times float32 [B, T].
+
+    Source: MaskFlow, arXiv 2502.11234, Algorithm 1.
     """
     return jax.random.uniform(key, (batch, frames), minval=MIN_TIME, maxval=1.0)
 
@@ -30,7 +32,7 @@ def frame(key: jax.Array, batch: int, frames: int) -> jax.Array:
 def constant(key: jax.Array, batch: int, frames: int) -> jax.Array:
     """Draws one t ~ U(MIN_TIME, 1) for all frames of a clip: the constant-masking baseline.
 
-    Arguments and result are those of `frame`.
+    The arguments and the result are those of `frame`.
     """
     times = jax.random.uniform(key, (batch, 1), minval=MIN_TIME, maxval=1.0)
     return jnp.broadcast_to(times, (batch, frames))
@@ -39,7 +41,7 @@ def constant(key: jax.Array, batch: int, frames: int) -> jax.Array:
 def mixed(key: jax.Array, batch: int, frames: int) -> jax.Array:
     """Draws as `frame` with probability 0.8 per clip, else one t ~ U(0.5, 1) for the whole clip.
 
-    The released code calls this "dynamic". Arguments and result are those of `frame`.
+    The released code calls this "dynamic". The arguments and the result are those of `frame`.
     """
     choice_key, frame_key, constant_key = jax.random.split(key, 3)
     independent = jax.random.bernoulli(choice_key, 0.8, (batch, 1))
@@ -50,10 +52,10 @@ def mixed(key: jax.Array, batch: int, frames: int) -> jax.Array:
 def frame_clean(key: jax.Array, batch: int, frames: int) -> jax.Array:
     """Draws as `frame`, then, in half of the clips, makes a random set of frames clean (time 1).
 
-    The share q ~ U(0, 1) of such a clip's clean frames is drawn too, and each frame is clean with
-    probability q. U(MIN_TIME, 1) is never exactly 1, so a network that treats clean frames in a way
-    of its own (`models.latte`, `isolated_context`) learns it here. Arguments and result are those
-    of `frame`.
+    For such a clip a probability q ~ U(0, 1) is drawn, and each of its frames is clean with
+    probability q. The other distributions never draw a time of exactly 1, so a network that treats
+    clean frames differently (`isolated_context` of `models.latte`) needs this one. The arguments
+    and the result are those of `frame`.
     """
     clip_key, share_key, set_key, frame_key = jax.random.split(key, 4)
     some = jax.random.bernoulli(clip_key, 0.5, (batch, 1))
@@ -65,16 +67,17 @@ def frame_clean(key: jax.Array, batch: int, frames: int) -> jax.Array:
 def clean_but_last_scene(
     key: jax.Array, times: jax.Array, scene_id: jax.Array, probability: float
 ) -> jax.Array:
-    """Makes all scenes but the last exactly clean in a share of the clips: the conditional mask.
+    """Makes all scenes but the last one clean (time 1) in a share of the clips.
 
-    U(MIN_TIME, 1) is never exactly 1, so without this no clip would have a whole clean context. The
-    loss falls on the last scene by itself, because a clean frame has no masked token.
+    Times drawn from U(MIN_TIME, 1) are never exactly 1, so otherwise no clip would have an entirely
+    clean context. In these clips only the last scene enters the loss, because a clean frame has no
+    masked token.
 
     Args:
         key: PRNG key.
-        times: drawn times [B, T].
-        scene_id: int [B, T]; the last scene of a clip is the one with the highest number.
-        probability: share of the clips.
+        times: Drawn times, float32 [B, T].
+        scene_id: Scene number of each frame, int [B, T]; the last scene has the highest number.
+        probability: Probability with which a clip is changed.
 
     Returns:
         Times float32 [B, T].

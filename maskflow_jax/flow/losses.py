@@ -3,14 +3,14 @@
 The vocabulary head is by far the largest product of the method and its logits the largest array
 (1 GB in float32 for 16 frames of 32x32 tokens over 16,384 codes). Three things keep both small:
 
-- the head runs on counted positions only, on average half of them: they are moved to the front and
-  worked through in blocks, as many as there are;
-- one block of logits exists at a time;
-- the objective is a sum with known weights, so its gradient is known as soon as a block's softmax
-  is: it is taken there and then, and no logit is computed twice.
+- The head runs only on the positions that are counted in the loss, on average half of all
+  positions. They are sorted to the front and processed in as many blocks as they fill.
+- Only one block of logits exists at a time.
+- The objective is a sum with known weights, so the gradient of a block follows from its softmax. It
+  is computed together with the loss, and no logit is computed twice.
 
-The head of a patch of P tokens is P linear heads side by side, one for each place in the patch.
-Softmax and sums are float32.
+The head of a patch of P tokens consists of P linear heads side by side, one for each token position
+in the patch ("place"). The softmax and the sums are float32.
 """
 
 from typing import NamedTuple
@@ -20,11 +20,11 @@ import jax.numpy as jnp
 
 
 class HeadLoss(NamedTuple):
-    """What the predictions are worth, position by position.
+    """Loss and accuracy of the predictions at every position.
 
     Attributes:
-        cross_entropy: float32 [M, P], in nats; 0 where not counted.
-        correct: bool [M, P], whether the most likely class is right; False where not counted.
+        cross_entropy: Cross-entropy in nats, float32 [M, P]; 0 where not counted.
+        correct: Whether the most likely class is right, bool [M, P]; False where not counted.
     """
 
     cross_entropy: jax.Array
@@ -35,9 +35,9 @@ class HeadGradients(NamedTuple):
     """Derivatives of sum(weights * cross_entropy), float32.
 
     Attributes:
-        features: [M, D].
-        kernel: [D, P K].
-        bias: [P K].
+        features: Derivatives by the features, [M, D].
+        kernel: Derivatives by the kernel, [D, P K].
+        bias: Derivatives by the bias, [P K].
     """
 
     features: jax.Array
@@ -55,19 +55,22 @@ def head_loss(
     *,
     block_rows: int,
 ) -> tuple[HeadLoss, HeadGradients | None]:
-    """Cross-entropy of a linear head, and its gradients, which it brings along.
+    """Computes the cross-entropy of a linear head together with its gradients.
 
     Args:
-        features: [M, D] of M patches, in the compute type.
-        kernel: float32 [D, P K], the K columns of a place in the patch side by side.
-        bias: float32 [P K].
-        targets: int32 [M, P], the clean tokens.
-        counted: bool [M, P], the positions to predict.
-        weights: float32 [M, P], how much a position weighs in the objective; None for no gradients.
-        block_rows: positions whose logits exist at one time.
+        features: Features of M patches, [M, D] in the compute type.
+        kernel: Kernel of the head, float32 [D, P K]; the K columns of one place stand side by side.
+        bias: Bias of the head, float32 [P K].
+        targets: Clean tokens, int32 [M, P].
+        counted: Positions to predict, bool [M, P].
+        weights: Weight of each position in the objective, float32 [M, P]; None for no gradients.
+        block_rows: Number of positions whose logits exist at one time.
 
     Returns:
-        The loss of every position, and the gradients or None. Neither is to be differentiated.
+        The loss of every position, and the gradients of the weighted sum, or None without weights.
+        JAX must not differentiate through this function.
+
+    Source: MaskFlow, arXiv 2502.11234, Algorithm 1.
     """
     num_places = targets.shape[1]
     num_classes = kernel.shape[1] // num_places
@@ -101,16 +104,16 @@ def head_loss(
 
 
 def _one_place(features, head, at_place, d_features, block_rows: int):
-    """The loss [M] at one place of all patches, and the gradients if `d_features` is given.
+    """Returns the loss [M] at one place of all patches, and gradients if `d_features` is given.
 
-    `at_place` holds targets, counted and perhaps weights, [M] each; gradients of the features are
-    added to `d_features`.
+    `at_place` holds the targets, the counted positions and, for gradients, the weights, [M] each.
+    The gradients by the features are added to `d_features`.
     """
     kernel, bias = (a.astype(features.dtype) for a in head)
     num_rows = features.shape[0]
     order = jnp.argsort(~at_place[1], stable=True)  # counted positions first
     num_counted = jnp.sum(at_place[1])
-    # Rows past the end read zeros, which do not count, and are not written.
+    # Rows past the end read zeros, which are not counted, and their results are dropped.
     order = jnp.pad(order, (0, -num_rows % block_rows), constant_values=num_rows)
 
     def block(index, carry):

@@ -1,18 +1,19 @@
 """Noise schedules: kappa(t), the probability that a token is clean at time t.
 
-The probability path hides every token independently (MaskFlow, arXiv 2502.11234, Eq. 5, where
+The probability path masks every token independently (MaskFlow, arXiv 2502.11234, Eq. 5, where
 kappa(t) = t):
 
     p_t(xt | x1) = kappa(t) [xt = x1] + (1 - kappa(t)) [xt = mask],   t = 0 masked, t = 1 clean.
 
-Every schedule here keeps three promises: kappa(0) = 0 and kappa(1) = 1 exactly, kappa never
-decreases, and kappa' is finite at both ends. Where the released code differs, the promise wins:
+Every schedule here has three properties: kappa(0) = 0 and kappa(1) = 1 exactly, kappa never
+decreases, and kappa' is finite at both ends. The released code differs in two places:
 
-- it clips sigmoid to at least 1e-5, so that kappa(0) > 0; here kappa(0) = 0. Its training never
-  meets the clip, because times are drawn from [1e-3, 1];
-- kappa' of `root` at 0 and of `arccos` and `arcsin` at 1 is infinite; here it is the value
-  `SINGULARITY` away from that end, and the exact derivative elsewhere. (The released code adds 1e-6
-  under the latter's square root, 2.5e-4 off the derivative at t = 0.999.)
+- It clips `sigmoid` to at least 1e-5, so that kappa(0) > 0. Here kappa(0) = 0. The clip has no
+  effect on its training, because times are drawn from [1e-3, 1].
+- The derivative of `root` is infinite at 0, that of `arccos` and `arcsin` at 1. Here the value at
+  the distance `SINGULARITY` is used within that distance, and the exact derivative elsewhere. (The
+  released code adds 1e-6 under the square root of `arccos` and `arcsin`, which changes the
+  derivative by 2.5e-4 at t = 0.999.)
 
 `arccos` and `arcsin` are one function, since acos(t) = pi/2 - asin(t), and `cubic` at its defaults
 is t^2. All names are kept because published configurations use them.
@@ -26,8 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-SINGULARITY = 1e-6  # distance kept from the end points where kappa' has a pole
-BISECTIONS = 60  # halvings of [0, 1]: past float64's resolution
+SINGULARITY = 1e-6  # least distance from the end points at which kappa' is infinite
+BISECTIONS = 60  # halvings of [0, 1], more than float64 can resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +36,12 @@ class Schedule:
     """One noise schedule.
 
     Attributes:
-        name: its key in `SCHEDULES`.
-        kappa: times -> probability of being clean, any shape; jit-able.
-        derivative: times -> d kappa / d t, any shape; jit-able, finite on [0, 1].
-        inverse: probabilities -> times in numpy float64, for matrices that are built before jit.
+        name: Key in `SCHEDULES`.
+        kappa: Function of times (any shape) to the probability that a token is clean; can be
+            jitted.
+        derivative: Function of times (any shape) to d kappa / d t, finite on [0, 1]; can be jitted.
+        inverse: Function of probabilities to times in NumPy float64, for matrices that are built
+            outside of jit.
     """
 
     name: str
@@ -48,7 +51,10 @@ class Schedule:
 
 
 def _schedule(name: str, kappa: Callable, derivative: Callable, inverse: Callable) -> Schedule:
-    """Pins both ends, so that rounding (2/pi * acos(0) != 1 in float32) cannot leave a mask."""
+    """Makes kappa exact at both ends.
+
+    Rounding (2/pi * acos(0) != 1 in float32) could otherwise leave a token masked at time 1.
+    """
 
     def pinned(t):
         t = jnp.asarray(t)
@@ -116,7 +122,7 @@ def arcsin(name: str = "arcsin") -> Schedule:
 
 
 def arccos() -> Schedule:
-    """kappa(t) = 1 - (2/pi) acos(t), which is `arcsin`; written so because asin(0) is exact."""
+    """kappa(t) = 1 - (2/pi) acos(t), computed as `arcsin`, because asin(0) is exact."""
     return arcsin("arccos")
 
 
@@ -124,11 +130,11 @@ def cubic(*, a: float = 0.0, b: float = 2.0) -> Schedule:
     """The cubic with kappa'(0) = a and kappa'(1) = b: -2t^3 + 3t^2 + a(t^3-2t^2+t) + b(t^3-t^2).
 
     Args:
-        a: slope at t = 0.
-        b: slope at t = 1. The defaults give t^2; a = b = 1 gives t.
+        a: Slope at t = 0.
+        b: Slope at t = 1. The defaults give t^2; a = b = 1 gives t.
 
     Raises:
-        ValueError: the cubic decreases somewhere on [0, 1] (it never does for a, b in [0, 3]).
+        ValueError: if the cubic decreases somewhere on [0, 1] (it never does for a, b in [0, 3]).
     """
 
     def kappa(t):
@@ -137,7 +143,7 @@ def cubic(*, a: float = 0.0, b: float = 2.0) -> Schedule:
     def derivative(t):
         return a + t * (2.0 * (3.0 - 2.0 * a - b) + t * 3.0 * (a + b - 2.0))
 
-    # The slope is a parabola: its least value on [0, 1] is at an end or at its vertex.
+    # The slope is a parabola; its least value on [0, 1] is at an end point or at its vertex.
     leading = 3.0 * (a + b - 2.0)
     vertex = (2.0 * a + b - 3.0) / leading if leading else 0.0
     if min(derivative(0.0), derivative(1.0), derivative(min(max(vertex, 0.0), 1.0))) < -1e-9:
@@ -146,15 +152,15 @@ def cubic(*, a: float = 0.0, b: float = 2.0) -> Schedule:
 
 
 def sigmoid(*, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
-    """A logistic curve cut to [start, end] and rescaled to [0, 1]: what the paper trains with.
+    """The logistic curve on [start, end], rescaled to [0, 1]; the paper trains with it.
 
     Args:
-        start: logit at t = 0.
-        end: logit at t = 1.
-        tau: temperature; smaller is steeper.
+        start: Logit at t = 0.
+        end: Logit at t = 1.
+        tau: Temperature; a smaller one makes the curve steeper.
 
     Raises:
-        ValueError: end <= start or tau <= 0.
+        ValueError: if end <= start or tau <= 0.
     """
     if end <= start or tau <= 0.0:
         raise ValueError(f"sigmoid needs start < end and tau > 0, not {start=}, {end=}, {tau=}")
@@ -174,29 +180,8 @@ def sigmoid(*, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Sched
     return _schedule("sigmoid", lambda t: (logistic(t) - low) / (high - low), derivative, inverse)
 
 
-def make_schedule(name: str, **params: float) -> Schedule:
-    """Builds a schedule by name.
-
-    Args:
-        name: a key of `SCHEDULES`.
-        **params: the factory's parameters: a, b of `cubic`; start, end, tau of `sigmoid`.
-
-    Returns:
-        The schedule.
-
-    Raises:
-        ValueError: the name is unknown, or the parameters give no schedule.
-        TypeError: the schedule has no such parameter.
-
-    Source: MaskFlow, arXiv 2502.11234, and the schedules of its released code.
-    """
-    if name not in SCHEDULES:
-        raise ValueError(f"unknown schedule {name!r}; choose one of {', '.join(SCHEDULES)}")
-    return SCHEDULES[name](**params)
-
-
 def _bisect(kappa: Callable, fraction: np.ndarray) -> np.ndarray:
-    """Times at which an increasing `kappa` (plain arithmetic, so float64) takes given values."""
+    """Returns the times at which an increasing `kappa` takes given values, in float64."""
     low, high = np.zeros_like(fraction), np.ones_like(fraction)
     for _ in range(BISECTIONS):
         middle = 0.5 * (low + high)

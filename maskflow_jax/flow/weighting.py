@@ -1,9 +1,9 @@
-"""Loss weights per frame: how much a frame counts at its point of the path.
+"""Loss weights: the weight of a frame in the loss, as a function of the times of its clip.
 
-The signal-to-noise weights are Diffusion Forcing's (Chen et al. 2024, appendix B) with kappa in the
-place of the diffusion's signal: `fused` weights let a frame whose predecessors are clean count as
-cleaner than it is by itself. `elbo` turns the masked cross-entropy into a likelihood bound (Shi et
-al. 2024, Eq. 4; Gat et al. 2024).
+The signal-to-noise weights are those of Diffusion Forcing (Chen et al. 2024, appendix B), with
+kappa in the place of the signal of diffusion. `fused` weights also take the frames before into
+account: after clean frames, a frame counts as cleaner than by its own time. `elbo` turns the masked
+cross-entropy into a likelihood bound (Shi et al. 2024, Eq. 4; Gat et al. 2024).
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from maskflow_jax.flow.schedules import Schedule
 
 
 def none(schedule: Schedule, times: jax.Array) -> jax.Array:
-    """Weighs all frames alike: ones [B, T]."""
+    """Gives all frames the same weight: ones [B, T]."""
     del schedule
     return jnp.ones_like(times)
 
@@ -32,19 +32,21 @@ def snr(
     """Weighs frames by a clipped signal-to-noise ratio.
 
     Args:
-        schedule: gives kappa.
-        times: float [B, T].
-        fused: whether a running mean over the frames before joins a frame's own ratio.
-        decay: decay of that mean per frame.
-        clip: largest ratio; the weights lie in [0, clip].
-        form: the ratio: "released" for kappa^2 / (1 - kappa)^2, as the released code has it, or
-            "paper" for the paper's kappa^2 / (1 - kappa^2).
+        schedule: The noise schedule.
+        times: Frame times, float [B, T].
+        fused: Whether the ratio of a frame is combined with a running mean over the frames before.
+        decay: Decay of that mean per frame.
+        clip: Largest ratio; the weights lie in [0, clip].
+        form: Form of the ratio: "released" for kappa^2 / (1 - kappa)^2, as in the released code, or
+            "paper" for kappa^2 / (1 - kappa^2), as in the paper.
 
     Returns:
         Weights float [B, T], finite on all of [0, 1].
 
     Raises:
         ValueError: if `form` is unknown.
+
+    Source: Chen et al., Diffusion Forcing, arXiv 2407.01392, appendix B.
     """
     if form not in SNR_FORMS:
         raise ValueError(
@@ -52,7 +54,7 @@ def snr(
         )
     kappa = schedule.kappa(times)
     noise = SNR_FORMS[form](kappa)
-    # Clip before dividing: at kappa = 1 the ratio is infinite, the clipped one is not.
+    # Clipped before dividing, because the ratio is infinite at kappa = 1.
     exceeds = jnp.square(kappa) >= clip * noise
     clipped = jnp.where(exceeds, 1.0, jnp.square(kappa) / jnp.where(exceeds, 1.0, clip * noise))
     if not fused:
@@ -66,8 +68,12 @@ def elbo(schedule: Schedule, times: jax.Array) -> jax.Array:
 
     With one time per clip, uniform on [0, 1] (`frame_times.constant`), the expectation of the
     weighted cross-entropy summed over masked tokens bounds the negative log-likelihood of the clip
-    in nats. With a time of its own for each frame it does not: a frame may then see frames that are
-    cleaner than it. At kappa = 1 nothing is masked and the weight is 0.
+    in nats. With a separate time for each frame it is no bound, because a frame then also sees
+    frames that are cleaner than itself. At kappa = 1 nothing is masked and the weight is 0.
+
+    Args:
+        schedule: The noise schedule.
+        times: Frame times, float [B, T].
 
     Returns:
         Weights float [B, T].
@@ -78,7 +84,10 @@ def elbo(schedule: Schedule, times: jax.Array) -> jax.Array:
 
 
 def _mean_of_frames_before(values: jax.Array, decay: float) -> jax.Array:
-    """Running mean over frames 0..f-1 at frame f, starting from the first value; 0 at frame 0."""
+    """Returns, at frame f, the running mean of frames 0 to f-1, which starts at the first value.
+
+    At frame 0 it is 0.
+    """
 
     def update(mean, value):
         mean = decay * mean + (1 - decay) * value

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from maskflow_jax.evaluation.token_statistics import code_groups
 from maskflow_jax.generation import sample_sets, trained_model
 from maskflow_jax.generation.sample_folder import SampleFolder, digest, local_mesh
 from maskflow_jax.generator import VideoGenerator
-from maskflow_jax.io.files import sha256_of
+from maskflow_jax.io.files import sha256_of, sha256_of_tokens
 from maskflow_jax.tokenizers.tokenizer import Tokenizer
 from maskflow_jax.training.building import make_noise_schedule
 
@@ -138,7 +137,7 @@ class Assessment:
             least = (len(sets[0].tokens), len(self.real.tokens))
             self.judge.check(*least, permit_few=self.settings.permit_few)
         draws = [
-            Draw(tokens=s.tokens, seed=seed, digest=hashlib.sha256(s.tokens.tobytes()).hexdigest())
+            Draw(tokens=s.tokens, seed=seed, digest=sha256_of_tokens(s.tokens))
             for s, seed in zip(sets, seeds, strict=True)
         ]
         measurement = Measurement(

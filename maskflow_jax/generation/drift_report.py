@@ -1,6 +1,5 @@
 """The drift report of a folder of samples: how they change along their length, without receipts."""
 
-import hashlib
 from pathlib import Path
 
 from absl import logging
@@ -17,6 +16,7 @@ from maskflow_jax.generation.assessment import decodes_mazes, find_real_videos
 from maskflow_jax.generation.request import Generation
 from maskflow_jax.generation.sample_sets import read_samples, seams
 from maskflow_jax.generator import VideoGenerator
+from maskflow_jax.io.files import sha256_of_tokens
 
 
 def write_drift_report(
@@ -59,7 +59,7 @@ def write_drift_report(
             meter.add(generator.tokenizer.decode(tokens))
         rows = [a | b for a, b in zip(rows, meter.rows(), strict=True)]
     else:
-        digest = hashlib.sha256(samples.tokens.tobytes()).hexdigest()
+        digest = sha256_of_tokens(samples.tokens)
         measurement = Measurement(
             real,
             [Draw(tokens=samples.tokens, seed=0, digest=digest)],

@@ -9,7 +9,6 @@ them.
 """
 
 import dataclasses
-import hashlib
 import json
 import shutil
 import zipfile
@@ -39,7 +38,7 @@ from maskflow_jax.generation.scenes import SceneTexts
 from maskflow_jax.generation.videos import SHOWN_SIDE
 from maskflow_jax.generator import VideoGenerator
 from maskflow_jax.io import video_files
-from maskflow_jax.io.files import write_text
+from maskflow_jax.io.files import sha256_of_json, sha256_of_tokens, write_text
 
 _UNFINISHED = ".unfinished"
 
@@ -185,8 +184,7 @@ class JobFolder:
             contexts = settings.pop("contexts")
             settings.pop("num_videos")
             parts.append([settings, contexts[result.number], result.number])
-        text = json.dumps([batch.size, parts], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return sha256_of_json([batch.size, parts])
 
     def _write_pixels(self, result: Result) -> None:
         """Decodes stored tokens, where that was not done."""
@@ -291,12 +289,12 @@ def describe_jobs(jobs: Sequence[PlannedJob]) -> str:
 
 def _row(result: Result) -> dict[str, Any]:
     """The line of the manifest for a result."""
-    job, tokens = result.planned.job, np.ascontiguousarray(_read_result(result)["tokens"], "<i4")
+    job, tokens = result.planned.job, _read_result(result)["tokens"]
     return {
         "name": job.name,
         "sample": result.number,
         "file": f"{job.name}/{result.tokens.name}",
-        "sha256": hashlib.sha256(tokens.tobytes()).hexdigest(),
+        "sha256": sha256_of_tokens(tokens),
         "shape": list(tokens.shape),
         "task": job.task,
         "sampler": result.planned.generation.sampling.sampler.name,

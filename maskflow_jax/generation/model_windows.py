@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from maskflow_jax.data.dataset import TokenVideos
 from maskflow_jax.generation.request import Generation, make_window_sampler
 from maskflow_jax.generation.scenes import SceneTrack
-from maskflow_jax.generation.trained_model import find_encoder
+from maskflow_jax.generation.trained_model import find_dataset, find_encoder
 from maskflow_jax.generation.videos import Videos
 from maskflow_jax.generation.window_program import WindowProgram
 from maskflow_jax.sampling.plans import EndlessPlan
@@ -26,6 +27,7 @@ class ModelWindows:
     Args:
         model: The trained model.
         tokenizer: The tokenizer of its data.
+        dataset: Folder of its dataset; None for where it was.
         text_encoder: Folder of the encoder of captions, or the encoder; None for where it was.
 
     Attributes:
@@ -37,9 +39,12 @@ class ModelWindows:
         self,
         model: TrainedModel,
         tokenizer: Tokenizer,
+        *,
+        dataset: str | Path | None = None,
         text_encoder: str | Path | Encoder | None = None,
     ):
-        self.model, self.tokenizer, self._text_encoder = model, tokenizer, text_encoder
+        self.model, self.tokenizer = model, tokenizer
+        self._dataset, self._text_encoder = dataset, text_encoder
         self._programs: dict[Any, WindowProgram] = {}
         self._seconds_per_evaluation: float | None = None
 
@@ -167,6 +172,10 @@ class ModelWindows:
         """Frames per second of the videos the model was trained on."""
         rate = self.model.config.data.source.get("fps")
         return float(rate) if rate else float(self._videos("train")[0]["fps"])
+
+    def _videos(self, split: str) -> TokenVideos:
+        """The dataset's videos of a split."""
+        return find_dataset(self.model, split, self._dataset)
 
     def _program(self, generation: Generation) -> WindowProgram:
         """The compiled sampling of windows, kept for calls with the same settings."""

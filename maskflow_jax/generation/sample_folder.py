@@ -7,7 +7,7 @@ What the samples were made with is in `settings.json`; a folder of other setting
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from maskflow_jax.config_files import to_dict
 from maskflow_jax.generation.request import Generation
 from maskflow_jax.generation.videos import Videos
 from maskflow_jax.generator import VideoGenerator
-from maskflow_jax.io.files import sha256_of_arrays, write_text, write_with
-from maskflow_jax.io.settings import flatten
+from maskflow_jax.io.files import differences, sha256_of_arrays, write_text, write_with
 from maskflow_jax.parallel import sharding
+from maskflow_jax.training.model_files import TrainedModel
 
 SETTINGS = "settings.json"
 
@@ -135,6 +135,11 @@ class SampleFolder:
         return describe_samples(
             self._plan, self._request, self._contexts, self._seed, describe_model(self._generator)
         )
+
+
+def default_folder(model: TrainedModel) -> Path:
+    """Returns the folder for samples: in that of the model, or `samples/NAME` if it is shipped."""
+    return Path("samples", model.name) if model.shipped else model.directory / "samples"
 
 
 def describe_model(generator: VideoGenerator) -> dict[str, Any]:
@@ -277,26 +282,18 @@ def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
     if there["num_videos"] <= here["num_videos"]:  # more of the same: the first ones must agree
         here["contexts"] = here["contexts"][: there["num_videos"]]
         here["num_videos"] = there["num_videos"]
-    old, new = dict(_named(there)), dict(_named(here))
-    differences = [
-        f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
-    if differences:
+    if changed := differences(_named(there), _named(here), "{}: {} there, {} now"):
         raise FileExistsError(
             f"{out} holds samples of other settings; choose another folder, or restore\n  "
-            + "\n  ".join(differences)
+            + "\n  ".join(changed)
         )
 
 
-def _named(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields settings under dotted names, and the contexts under their numbers."""
-    for name, value in flatten(settings):
-        if name == "contexts":
-            yield from ((f"context of video {number}", text) for number, text in enumerate(value))
-        else:
-            yield name, value
+def _named(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with a name for the context of every video."""
+    named = {name: value for name, value in settings.items() if name != "contexts"}
+    contexts = enumerate(settings["contexts"])
+    return named | {f"context of video {number}": text for number, text in contexts}
 
 
 def wait_for_all(name: str) -> None:

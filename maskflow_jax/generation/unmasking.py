@@ -1,10 +1,14 @@
 """The unmasking of a window as a video: which token a sampler reveals at which step."""
 
+from collections.abc import Iterable
+
 import jax
 import numpy as np
+from absl import logging
 from einops import rearrange
 from flax import nnx
 from PIL import Image, ImageDraw
+from tqdm import tqdm
 
 from maskflow_jax.config import SamplingConfig
 from maskflow_jax.generation.request import Generation, make_window_sampler
@@ -22,12 +26,32 @@ GAP = 1  # pixels between frames
 HOLD = 0.25  # of the animation's length, the finished window stands still
 
 
-def reveal_video(
-    generator: VideoGenerator, sampling: SamplingConfig, video: int = 0
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Samples a window after the first frames of a validation video; see `reveal`."""
-    context = generator.read_context(frames=sampling.context_frames, indices=video)
-    return reveal(generator.model, sampling, context[0])
+def reveal_videos(
+    generator: VideoGenerator, samplings: Iterable[tuple[str, SamplingConfig]]
+) -> list[tuple[str, np.ndarray, np.ndarray, int]]:
+    """Samples a window after the first frames of the first validation video by several samplers.
+
+    A terminal shows a bar; elsewhere a line is logged for each sampler.
+
+    Args:
+        generator: The model.
+        samplings: Label and settings of each sampler.
+
+    Returns:
+        A row for each sampler, for `animate`: its label and the result of `reveal`.
+
+    Raises:
+        FileNotFoundError: if the dataset is missing.
+        ValueError: for rolling, which fills no window by itself.
+    """
+    rows = []
+    with tqdm(list(samplings), "samplers", disable=None) as bar:
+        for label, sampling in bar:
+            context = generator.read_context(frames=sampling.context_frames, indices=0)
+            rows.append((label, *reveal(generator.model, sampling, context[0])))
+            if bar.disable:
+                logging.info("%s: sampled a window in %d steps", label, rows[-1][-1])
+    return rows
 
 
 def reveal(

@@ -76,13 +76,11 @@ class WindowProgram:
             context = min(context, self._context_frames)
         mesh = sharding.mesh_of(params)
         program = self._program(context, window.stage, mesh)
-        inputs = (keys, np.asarray(tokens), np.asarray(known))
-        if scenes is not None:
-            inputs += (scenes,)
+        samples = keys, WindowTokens(np.asarray(tokens), np.asarray(known), scenes=scenes)
         if mesh is not None:
-            inputs = sharding.place_samples(mesh, inputs)
+            samples = sharding.place_samples(mesh, samples)
         with explain_out_of_memory("sample fewer videos at a time, or lower frame_block"):
-            return _to_host(program(params, *inputs))[: len(tokens)]
+            return _to_host(program(params, samples))[: len(tokens)]
 
     def conditioned(self, scenes: Callable[[int], Scenes] | None) -> "WindowProgram":
         """Returns the same compiled programs, for videos of certain scenes.
@@ -142,15 +140,14 @@ class WindowProgram:
         return rollout(context, plan, sample_chunk, mask_id=self.mask_id, given=given)
 
     def _program(self, context: int, stage: str, mesh: jax.sharding.Mesh | None):
-        """The jitted function (params, keys, tokens, known, [scenes]) -> tokens of a window."""
+        """The jitted function (params, (keys, WindowTokens)) -> tokens of a window."""
         kind = (context, stage, mesh)
         if kind not in self._compiled:
 
-            def sample(params, keys, tokens, known, scenes=None):
+            def sample(params, samples):
                 return self._sampler(
                     nnx.merge(self._graphdef, params),
-                    keys,
-                    WindowTokens(tokens, known, scenes=scenes),
+                    *samples,
                     context_frames=context,
                     stage=stage,
                     backward=self._backward,

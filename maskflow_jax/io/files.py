@@ -8,6 +8,7 @@ names behind; the next write to the same place removes those whose process is go
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -159,15 +160,30 @@ def sha256_of_arrays(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
     return whole.hexdigest()
 
 
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def sha256_of_tokens(tokens: np.ndarray) -> str:
+    """Returns the SHA-256 of tokens as little-endian 32-bit integers in C order."""
+    return hashlib.sha256(np.asarray(tokens).astype("<i4").tobytes()).hexdigest()
+
+
+def sha256_of_json(value: Any) -> str:
+    """Returns the SHA-256 of a JSON value, whose keys may be in any order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def differences(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    text: str = "{} was {} and is {}",
+) -> list[str]:
     """Compares nested settings.
 
     Args:
         before: Settings as they were, dicts within dicts.
         after: Settings as they are.
+        text: Format of a line: the dotted name, the value before and the value after.
 
     Returns:
-        A line for each setting that differs, with its dotted name: "a.b was 1 and is 2".
+        A line for each setting that differs, in the order of their names.
 
     Example:
         >>> differences({"model": {"depth": 2}}, {"model": {"depth": 3}, "seed": 0})
@@ -179,7 +195,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
         return repr(settings[name]) if name in settings else "absent"
 
     return [
-        f"{name} was {shown(old, name)} and is {shown(new, name)}"
+        text.format(name, shown(old, name), shown(new, name))
         for name in sorted(old.keys() | new.keys())
         if name not in old or name not in new or old[name] != new[name]
     ]

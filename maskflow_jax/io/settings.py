@@ -5,7 +5,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
@@ -180,15 +180,6 @@ def unknown_name(name: str, known: Iterable[str]) -> str:
         else f"choose from {', '.join(known)}"
     )
     return f"there is no setting {name!r}; {hint}"
-
-
-def flatten(section: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the values of nested mappings under dotted names."""
-    for name, value in section.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, _dotted(path, name))
-        else:
-            yield _dotted(path, name), value
 
 
 def _dotted(section: str, name: str) -> str:

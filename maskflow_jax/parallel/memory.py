@@ -12,10 +12,10 @@ class OutOfMemoryError(RuntimeError):
 
 @contextlib.contextmanager
 def explain_out_of_memory(advice: str) -> Iterator[None]:
-    """Adds advice to the error of a program that does not fit in memory.
+    """Adds advice to the error of a program that does not fit into the memory of its devices.
 
     Args:
-        advice: What to change, an imperative clause.
+        advice: Advice what to change, as an imperative clause.
 
     Raises:
         OutOfMemoryError: if a program inside the block ran out of memory.

@@ -1,8 +1,8 @@
 """Joining the processes of a job: a thin layer on `jax.distributed`.
 
-jax recognises SLURM, Open MPI, TPU pods and Kubernetes by itself, has time-outs and starts the
-coordination service. This file decides whether there is anything to join, says which GPUs a process
-owns, and translates errors.
+jax recognises SLURM, Open MPI, TPU pods and Kubernetes, has time-outs and starts the coordination
+service. This file decides whether there are other processes to join, which GPUs of its host a
+process uses, and turns the errors of jax into messages that say what to change.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-_HOST_BYTES = 256  # of a host name that is exchanged
+_HOST_BYTES = 256  # longest host name that processes exchange
 _JOIN = ("auto", "off", "on")
 _TRY_SECONDS = 5.0  # for one attempt to reach process 0
 
@@ -31,12 +31,15 @@ class Job:
     """How a process joins the others.
 
     Attributes:
-        join: "auto" joins where a launcher has started several processes or an address is given,
-            "on" always, "off" never.
-        coordinator: HOST:PORT of process 0; None where the launcher says it.
-        num_processes: Number of processes; None where the launcher says it.
-        process_id: Number of this process; None where the launcher says it.
-        timeout: Seconds within which all processes must meet.
+        join: When to join: "auto" if a launcher has started several processes or an address is
+            given, "on" always, "off" never.
+        coordinator: Address HOST:PORT of process 0; None to take the launcher's.
+        num_processes: Number of processes; None to take the launcher's.
+        process_id: Number of this process; None to take the launcher's.
+        timeout: Number of seconds within which all processes must be connected.
+
+    Raises:
+        ValueError: if the settings contradict each other.
     """
 
     join: str = "auto"
@@ -118,7 +121,10 @@ def connect(job: Job, environ: Mapping[str, str] | None = None) -> list[str]:
 
 
 def _pass_by_proxy(address: str) -> None:
-    """Keeps gRPC from asking an HTTP proxy for the coordinator, which would end in an abort."""
+    """Makes gRPC connect to the coordinator without an HTTP proxy.
+
+    Through a proxy the connection fails, and jax aborts the process.
+    """
     host = address.rpartition(":")[0].strip("[]")
     names = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
     known = next((os.environ[name] for name in names if os.environ.get(name)), None)
@@ -126,9 +132,10 @@ def _pass_by_proxy(address: str) -> None:
 
 
 def _wait_for(address: str, timeout: float) -> None:
-    """Waits until somebody answers at the address of process 0.
+    """Waits until process 0 accepts connections at its address.
 
-    jax's own client ends the process by an abort, without a Python error, where nobody does.
+    Without this check, the client of jax aborts the process if the address does not answer, and no
+    Python error is raised.
     """
     host, _, port = address.rpartition(":")
     deadline = time.monotonic() + timeout
@@ -152,10 +159,10 @@ def launcher(environ: Mapping[str, str]) -> str | None:
         environ: Environment variables.
 
     Raises:
-        ValueError: for a SLURM job of several tasks whose process was not started by srun: it
-            would wait for others that nobody has started.
+        ValueError: for a SLURM job of several tasks if this process was not started by srun: it
+            would wait for processes that do not exist.
     """
-    # mpirun within a SLURM job leaves the variables of both, and it started the process.
+    # Under mpirun within a SLURM job the variables of both are set; mpirun started the process.
     if int(environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
         return "openmpi"
     if "SLURM_JOB_ID" in environ:
@@ -177,14 +184,15 @@ def launcher(environ: Mapping[str, str]) -> str | None:
 def local_gpus(environ: Mapping[str, str]) -> list[int] | None:
     """Returns which of the visible GPUs belong to this process, as positions among them.
 
-    jax's own rule gives every process of SLURM or Open MPI one GPU, also where it is alone on its
-    host with eight of them, and a number that does not exist where the launcher has bound the GPU.
+    The rule of jax gives every process of SLURM or Open MPI one GPU, even to a process that is
+    alone on a host with eight GPUs. If the launcher has bound each process to its GPU, that rule
+    gives a number that does not exist.
 
     Args:
         environ: Environment variables.
 
     Returns:
-        Positions; empty for all GPUs; None where nothing is known and jax decides.
+        Positions of the GPUs; an empty list for all GPUs; None to leave the decision to jax.
 
     Raises:
         ValueError: if the GPUs of a host do not divide among its processes.
@@ -204,13 +212,13 @@ def local_gpus(environ: Mapping[str, str]) -> list[int] | None:
             f"{here} processes of one host cannot share its {len(visible)} GPUs evenly; start as "
             "many processes as GPUs, or set JAX_LOCAL_DEVICE_IDS for each"
         )
-    if not share:  # nothing says how many GPUs there are: one each, as jax does
+    if not share:  # the number of GPUs is unknown: one each, as jax does
         return [index]
     return list(range(index * share, (index + 1) * share))
 
 
 def _place_on_host(environ: Mapping[str, str]) -> tuple[int, int] | None:
-    """Number of this process on its host, and the number of processes there."""
+    """Returns the number of this process on its host, and the number of processes of that host."""
     if "OMPI_COMM_WORLD_LOCAL_SIZE" in environ:
         return int(environ["OMPI_COMM_WORLD_LOCAL_RANK"]), int(
             environ["OMPI_COMM_WORLD_LOCAL_SIZE"]
@@ -235,7 +243,7 @@ def _hosts() -> list[str]:
 
 
 def gather_numbers(value: int | bool) -> np.ndarray:
-    """Gathers a number of each process, below 2^32; all processes call this together.
+    """Gathers a number below 2^32 from each process; all processes must call this.
 
     Returns:
         int64 [processes].

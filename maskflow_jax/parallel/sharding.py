@@ -1,16 +1,16 @@
-"""Where arrays live: one mesh, one table of rules, nothing of it inside the model.
+"""Sharding of arrays over devices: one mesh and one table of rules, outside of the models.
 
-The mesh has three axes: `data` splits the batch, `fsdp` splits the batch and the parameters,
-`tensor` splits the products within a layer. A rule is a regular expression on the path of an array
-in the train state and the axes of its dimensions. It is searched for, not matched from the start,
-so a parameter, its moving average and its Adam moments obey the same row. With one device every
-array is simply there.
+The mesh has three axes: `data` splits the batch, `fsdp` splits the batch and the parameters, and
+`tensor` splits the matrix products within a layer. A rule consists of a regular expression for the
+path of an array in the train state and of the mesh axes of its dimensions. The expression is
+searched for anywhere in the path, so a parameter, its moving average and its Adam moments follow
+the same rule. On one device nothing is split.
 
-Over `tensor` the features between the layers stay whole: the first product of an attention or an
-MLP splits its outputs, the second contracts over them, and one sum over the devices follows. What
-shifts, scales and gates features must then be whole too, so the modulation contracts as well: with
-its outputs split, every device would hold some of the shifts and none of the gates, and fetch the
-rest in every block.
+Over `tensor` the features between the layers are not split: the first product of an attention or an
+MLP splits its outputs, the second product contracts over them, and one sum over the devices
+follows. The shifts, scales and gates of these features must then not be split either, so the
+modulation layer contracts over `tensor`, too. If its outputs were split, every device would hold
+some of the shifts and none of the gates, and would have to fetch the others in every block.
 """
 
 import math
@@ -34,7 +34,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"blocks/.*/(proj|fc2|modulation)/kernel$", P(None, "tensor", "fsdp")),
     (r"head/kernel$", P("fsdp", "tensor")),
     (r"head/bias$", P("tensor")),
-    # Not by rows: with the mask token's they are an odd number.
+    # Not by rows: with the mask token, a table has an odd number of rows.
     (r"(token|label|word)_embedding/embedding$", P(None, ("fsdp", "tensor"))),
     (
         r"(patch_projection|caption_projection|final_modulation|fc1|fc2)/kernel$",
@@ -47,9 +47,10 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     """Arranges all devices of all processes in a mesh.
 
     Args:
-        data: ways to split the batch only; -1 takes all devices that the others leave.
-        fsdp: ways to split batch and parameters.
-        tensor: ways to split within a layer.
+        data: Number of parts into which only the batch is split; -1 takes all devices that the
+            other axes leave.
+        fsdp: Number of parts into which the batch and the parameters are split.
+        tensor: Number of parts into which the products within a layer are split.
 
     Returns:
         A mesh with automatic axes ("data", "fsdp", "tensor").
@@ -77,8 +78,8 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
     """Looks up the sharding of every array of a train state.
 
     Args:
-        mesh: the mesh.
-        state: pytree of arrays or of their shapes.
+        mesh: The mesh.
+        state: Pytree of arrays or of their shapes.
 
     Returns:
         The same pytree with a NamedSharding at each leaf. A dimension that its axis does not divide
@@ -90,17 +91,17 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
 
 
 def gather_tables(mesh: Mesh, params: Any) -> Any:
-    """Asks that tables that are looked into are whole on every device, inside a jitted function.
+    """Replicates the embedding tables on every device; for use inside a jitted function.
 
-    A lookup in a table of split features returns split features, which devices then have to
-    exchange, in proportion to the batch. The table has a fixed size.
+    A lookup in a table whose features are split returns split features, and the devices then
+    exchange an amount of data that grows with the batch. The size of the table is fixed.
 
     Args:
         mesh: The mesh.
         params: Parameters of a network.
 
     Returns:
-        The parameters.
+        The parameters, with the constraint on the tables.
     """
 
     def gather(path: tuple, leaf: jax.Array) -> jax.Array:
@@ -119,7 +120,7 @@ def _spec(mesh: Mesh, name: str, shape: tuple[int, ...]) -> P:
 
 
 def _fitting(mesh: Mesh, axes: str | tuple[str, ...] | None, size: int) -> Any:
-    """The axes of a rule, less the last ones, that divide a dimension of that size."""
+    """Returns as many of the first axes of a rule as divide a dimension of that size."""
     if not isinstance(axes, tuple):
         return axes if axes is not None and size % mesh.shape[axes] == 0 else None
     while axes and size % math.prod(mesh.shape[axis] for axis in axes):
@@ -138,7 +139,7 @@ def split_batch(mesh: Mesh) -> NamedSharding:
 
 
 def mesh_of(tree: Any) -> Mesh | None:
-    """The mesh on which a tree of arrays lives; None if they were put on no mesh."""
+    """Returns the mesh that holds a tree of arrays; None if they are on no mesh."""
     place = getattr(jax.tree.leaves(tree)[0], "sharding", None)
     return place.mesh if isinstance(place, NamedSharding) else None
 
@@ -147,8 +148,8 @@ def place_batch(mesh: Mesh, batch: Any) -> Any:
     """Makes global arrays of the batches that the processes hold, split over `data` and `fsdp`.
 
     Args:
-        mesh: the mesh.
-        batch: pytree of numpy arrays, this process's share, batch dimension first.
+        mesh: The mesh.
+        batch: Pytree of NumPy arrays, this process's share, with the batch as first dimension.
 
     Returns:
         The same pytree of global jax arrays.
@@ -180,15 +181,15 @@ def place_batch(mesh: Mesh, batch: Any) -> Any:
 def place_samples(mesh: Mesh, batch: Any) -> Any:
     """Splits a batch that every process holds whole over `data` and `fsdp`.
 
-    A batch that does not divide is filled up with its last sample: samples are computed apart from
-    each other, so only the first ones need to be looked at.
+    A batch that does not divide evenly is padded with copies of its last sample. Samples are
+    computed independently of each other, so the caller only drops the results of the copies.
 
     Args:
-        mesh: the mesh.
-        batch: pytree of numpy arrays or typed random keys, batch dimension first.
+        mesh: The mesh.
+        batch: Pytree of NumPy arrays or typed random keys, with the batch as first dimension.
 
     Returns:
-        The same pytree of global jax arrays, of the next multiple of the ways.
+        The same pytree of global jax arrays, of the padded batch size.
     """
 
     def place(whole: Any) -> jax.Array:
@@ -203,36 +204,33 @@ def place_samples(mesh: Mesh, batch: Any) -> Any:
 
 
 def map_samples(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs a function of weights and samples on every device's own samples.
+    """Runs a function of parameters and samples so that each device computes its own samples.
 
-    The compiler would split most of such a function by itself, but not all: for a top-k it would
-    fetch every sample's logits. Over `tensor` it still splits the function as the weights are
-    split; weights that are split over `fsdp` are fetched once, at the start.
+    The compiler would split most of such a function automatically, but not all of it: for a top-k
+    it would gather the logits of every sample. Over `tensor` the compiler still splits the function
+    in the way the parameters are split; parameters that are split over `fsdp` are gathered once at
+    the start.
 
     Args:
-        mesh: the mesh.
-        function: (params, *arrays [B, ...]) -> pytree of arrays [B, ...], each row of which depends
-            on that row of the arrays only.
+        mesh: The mesh.
+        function: Function (params, samples) -> pytree of arrays [B, ...], where `samples` is a
+            pytree of arrays [B, ...]. Each row of the result may depend on the same row of the
+            samples only.
 
     Returns:
-        A function of the same arguments, B a multiple of `data` times `fsdp`.
+        A function of the same arguments; B must be a multiple of `data` times `fsdp`.
     """
-    # All axes, unless the compiler is to split the function over one: kernels that bring a rule of
-    # their own for it (cuDNN's attention) cannot be where only some axes are taken care of.
+    # All axes are manual unless the compiler has to split over `tensor`: kernels with their own
+    # partitioning rule (cuDNN's attention) do not work where only some of the axes are manual.
     axes = set(AXES if mesh.shape["tensor"] == 1 else BATCH[0])
-
-    def mapped(params: Any, *samples: Any) -> Any:
-        return jax.shard_map(
-            function,
-            mesh=mesh,
-            in_specs=(P(), *(BATCH for _ in samples)),
-            out_specs=BATCH,
-            axis_names=axes,
-            check_vma=False,
-        )(params, *samples)
-
-    mapped.__name__ = function.__name__  # what the compiled program is called
-    return mapped
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(P(), BATCH),
+        out_specs=BATCH,
+        axis_names=axes,
+        check_vma=False,
+    )
 
 
 def _batch_ways(mesh: Mesh) -> int:

@@ -231,11 +231,10 @@ class Benchmark:
         known = np.arange(self.frames)[:, None, None] < context
         known = sharding.place_batch(self.mesh, np.broadcast_to(known, self.tokens.shape))
 
-        def window(params, keys, tokens, known):
-            model = self._model(params)
-            return sample(model, keys, WindowTokens(tokens, known), context_frames=context)[0]
+        def window(params, samples):
+            return sample(self._model(params), *samples, context_frames=context)[0]
 
-        arguments = (self.state["params"], self.keys, self.tokens, known)
+        arguments = (self.state["params"], (self.keys, WindowTokens(self.tokens, known)))
         return sharding.map_samples(self.mesh, window), arguments
 
     def _step(self, name: str, sampler: Sampler, context: int) -> Timing:

@@ -1,10 +1,10 @@
-"""Frame schedules: a sampler's plan as one matrix of times.
+"""Frame schedules: the times of all frames of a window at every step, as one matrix.
 
-Row i holds the time of every frame of the window before step i, row S the times at the end:
-`times[i] -> times[i + 1]` is step i, and the number of steps S is the number of network passes
-(NFE). Samplers that treat frames alike have constant rows; Diffusion Forcing's pyramid and rolling
-diffusion, which finish early frames first, are other matrices for the same loop
-(`window.sample_window`).
+Row i holds the time of every frame before step i, and row S the times at the end: step i goes from
+`times[i]` to `times[i + 1]`, and the number of steps S is the number of network evaluations (NFE)
+of a window. Samplers that treat all frames alike have equal times within a row. Diffusion Forcing's
+pyramid and rolling diffusion, which finish early frames first, are other matrices for the same
+loop (`window.sample_window`).
 """
 
 import numpy as np
@@ -13,17 +13,17 @@ from maskflow_jax.flow.schedules import Schedule
 
 
 def full_sequence(num_steps: int, num_frames: int) -> np.ndarray:
-    """Every frame goes from masked to clean together, in steps of equal time.
+    """Returns times at which all frames go from masked to clean together, in equal steps.
 
     Args:
-        num_steps: S, the number of network passes.
-        num_frames: T, the window's length.
+        num_steps: Number of steps S.
+        num_frames: Number of frames T of the window.
 
     Returns:
         Times float32 [S+1, T], from 0 in the first row to 1 in the last.
 
     Raises:
-        ValueError: num_steps < 1.
+        ValueError: if num_steps < 1.
 
     Source: MaskFlow, arXiv 2502.11234, Algorithm 3.
     """
@@ -32,21 +32,22 @@ def full_sequence(num_steps: int, num_frames: int) -> np.ndarray:
 
 
 def pyramid(num_steps: int, num_frames: int) -> np.ndarray:
-    """Every frame starts one step after the frame before it, and takes as many steps.
+    """Returns times at which every frame starts one step after the frame before it.
 
-    Diffusion Forcing's matrix: what comes first is certain first. Frame f moves from row f + 1 to
-    row f + 1 + num_steps. The first pass moves nothing, nor do passes for frames that are known:
-    they are kept because the published numbers of passes count them.
+    This is the matrix of Diffusion Forcing, which finishes early frames first. Frame f goes from
+    time 0 in row f + 1 to time 1 in row f + 1 + num_steps. The first step changes no time, and the
+    steps of known frames have no effect; they are kept because the published numbers of network
+    evaluations count them.
 
     Args:
-        num_steps: steps of one frame.
-        num_frames: T, the window's length, context included.
+        num_steps: Number of steps of one frame.
+        num_frames: Number of frames T of the window, context included.
 
     Returns:
         Times float32 [S+1, T] with S = num_steps + num_frames.
 
     Raises:
-        ValueError: num_steps < 1.
+        ValueError: if num_steps < 1.
 
     Source: Chen et al., Diffusion Forcing, arXiv 2407.01392; MaskFlow, arXiv 2502.11234, section 5.
     """
@@ -56,18 +57,20 @@ def pyramid(num_steps: int, num_frames: int) -> np.ndarray:
 
 
 def rolling_times(num_frames: int, context_frames: int) -> np.ndarray:
-    """The rolling state: the j-th of the w new frames of a window is at time (w - j - 1) / w.
+    """Returns the times of the rolling state.
+
+    The j-th of the w new frames of a window is at time (w - j - 1) / w. If all times grow by 1 / w,
+    the first new frame is finished; the others, moved up by one frame, are in this state again.
 
     Args:
-        num_frames: T, the window's length.
-        context_frames: m; w = T - m.
+        num_frames: Number of frames T of the window.
+        context_frames: Number of context frames m; w = T - m.
 
     Returns:
-        Times float64 [T], 1 for the context. One shift of 1 / w finishes the first new frame and
-        leaves the others, moved up by one frame, in this state again.
+        Times float64 [T], 1 for the context.
 
     Raises:
-        ValueError: no frame is new.
+        ValueError: if no frame is new.
 
     Source: Ruhe et al., Rolling Diffusion Models, arXiv 2402.09470.
     """
@@ -78,18 +81,18 @@ def rolling_times(num_frames: int, context_frames: int) -> np.ndarray:
 
 
 def between(start: np.ndarray, end: np.ndarray, num_steps: int) -> np.ndarray:
-    """Every frame goes from its first to its last time in equal steps.
+    """Returns times at which every frame goes from its first to its last time in equal steps.
 
     Args:
-        start: [T] times in the first row.
-        end: [T] times in the last row, not below `start`.
-        num_steps: S.
+        start: Times in the first row, [T].
+        end: Times in the last row, [T], not below `start`.
+        num_steps: Number of steps S.
 
     Returns:
         Times float32 [S+1, T].
 
     Raises:
-        ValueError: num_steps < 1, or a frame would go back.
+        ValueError: if num_steps < 1, or the time of a frame would fall.
     """
     _check_steps(num_steps)
     start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
@@ -100,22 +103,23 @@ def between(start: np.ndarray, end: np.ndarray, num_steps: int) -> np.ndarray:
 
 
 def matched(fractions: np.ndarray, num_frames: int, schedule: Schedule) -> np.ndarray:
-    """Every frame is at the time at which training would have revealed as much as is revealed.
+    """Returns the times that belong to given fractions of revealed tokens.
 
-    A rule that reveals by count (`mgm`) does not follow kappa. Its network still needs a
-    time, and the one it was trained to connect with a fraction f of clean tokens is kappa^-1(f).
+    A rule that reveals a planned number of tokens (`mgm`) does not follow kappa, but the network
+    still needs a time as input. In training, a fraction f of clean tokens belongs to the time
+    kappa^-1(f).
 
     Args:
-        fractions: [S+1] fraction of the unknown tokens revealed before each step and at the end,
-            from 0 to 1 (`mgm.revealed_fractions`).
-        num_frames: T, the window's length.
-        schedule: the schedule the network was trained with.
+        fractions: Fraction of the unknown tokens that is revealed before each step and at the end,
+            [S+1], from 0 to 1 (`mgm.revealed_fractions`).
+        num_frames: Number of frames T of the window.
+        schedule: Noise schedule of the network's training.
 
     Returns:
         Times float32 [S+1, T], from 0 in the first row to 1 in the last.
 
     Raises:
-        ValueError: the fractions do not rise from 0 to 1.
+        ValueError: if the fractions do not rise from 0 to 1.
     """
     fractions = np.asarray(fractions, np.float64)
     if fractions[0] != 0.0 or fractions[-1] != 1.0 or np.any(np.diff(fractions) < 0.0):
@@ -129,5 +133,5 @@ def _check_steps(num_steps: int) -> None:
 
 
 def _alike(times: np.ndarray, num_frames: int) -> np.ndarray:
-    """One time per row for all frames."""
+    """Repeats the time of each row for all frames."""
     return np.repeat(times.astype(np.float32)[:, None], num_frames, axis=1)  # [S+1, T]

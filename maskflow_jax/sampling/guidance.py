@@ -1,26 +1,27 @@
-"""Guidance: strengthen what the context, or what captions add to the prediction.
+"""Guidance: strengthens the influence of the context or of captions on the prediction.
 
 Partial context guidance adds to the logits
 
     w (logits given the context at time t_g  -  logits given no context)
 
-The first term sees the whole context, the second a re-corrupted one (t_g = 0.3 for MGM, 0.9 for
-FM), and the third sees masks in its place (MaskFlow, arXiv 2502.11234, section 4). A guided step
-needs three network evaluations.
+The logits themselves are computed with the whole context, the second term with a re-corrupted
+context (t_g = 0.3 for MGM, 0.9 for FM), and the third with masks in the place of the context
+(MaskFlow, arXiv 2502.11234, section 4). A guided step needs three network evaluations.
 
-Classifier-free guidance replaces the logits of the first term by
+Classifier-free guidance replaces the logits with the whole context by
 
     logits given no captions + c (logits  -  logits given no captions),
 
-which takes one more evaluation; weight c = 1 is the network itself (Ho & Salimans 2022, arXiv
-2207.12598). Both may be on. Samplers do not know of guidance: `proposal.Proposer` applies it.
+which takes one more evaluation; a weight of c = 1 leaves the logits as they are (Ho & Salimans
+2022, arXiv 2207.12598). Both kinds can be combined. `proposal.Proposer` applies guidance; samplers
+do not depend on it.
 """
 
 import dataclasses
 
 from maskflow_jax.io.settings import refuse
 
-EVALUATIONS = 3  # network evaluations of a step that is guided by its context
+EVALUATIONS = 3  # network evaluations of a step with partial context guidance
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,8 @@ class Guidance:
         weight: Weight w of partial context guidance; 0 switches it off.
         time: Time t_g of the re-corrupted context; None for the sampler's, the paper's 0.3 for MGM
             and Halton and 0.9 for the others.
-        steps: Number of first steps of a window that are guided (rolling: of every shift); None
-            guides all. Not for pyramid, whose frames start one after the other.
+        steps: Number of guided steps at the start of a window (rolling: of every shift); None
+            guides all steps. Not available for pyramid, whose frames start one after the other.
         captions: Weight c of guidance by captions or labels; 1 switches it off.
 
     Raises:

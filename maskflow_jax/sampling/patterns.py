@@ -1,7 +1,7 @@
-"""Patterns of known tokens: what is given of a video, and what is to be made.
+"""Patterns of known tokens: which tokens of a video are given, and which are to be sampled.
 
-The sampler takes any boolean pattern; these are the ones that have a name. Time-reversed tasks
-(backward prediction) are prediction by a network that numbers its frames from the last (`network`).
+A window sampler takes any boolean pattern; this file has those with a name. Backward prediction is
+prediction with the frames in reverse order (`WindowSampler.__call__`, `backward`).
 """
 
 import math
@@ -9,22 +9,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-ROUNDING = 1e-6  # of shares such as 15/22
+ROUNDING = 1e-6  # tolerance for shares such as 15/22
 
 
 def first_and_last(shape: tuple[int, int, int], first: int, last: int = 0) -> np.ndarray:
-    """The first and the last frames are known: prediction (last = 0), in-betweening, loops.
+    """Returns a pattern with known frames at the start and at the end.
+
+    Prediction has last = 0; in-betweening and loops have both.
 
     Args:
-        shape: (L, H, W) of the video.
-        first: known frames at the start; 0 with last = 0 is unconditional.
-        last: known frames at the end.
+        shape: Shape (L, H, W) of the video.
+        first: Number of known frames at the start; 0 with last = 0 is unconditional.
+        last: Number of known frames at the end.
 
     Returns:
         Known tokens bool [L, H, W].
 
     Raises:
-        ValueError: nothing is left to generate.
+        ValueError: if no frame is left to generate.
     """
     length = shape[0]
     if first < 0 or last < 0 or first + last >= length:
@@ -40,6 +42,9 @@ def read_box(texts: Sequence[str]) -> tuple[float, float, float, float]:
 
     Args:
         texts: Top, left, height and width as shares of the frame's sides.
+
+    Returns:
+        The four numbers.
 
     Raises:
         ValueError: if they are not four numbers.
@@ -57,22 +62,22 @@ def read_box(texts: Sequence[str]) -> tuple[float, float, float, float]:
 def outside_box(
     shape: tuple[int, int, int], top: float, left: float, height: float, width: float
 ) -> np.ndarray:
-    """All but a rectangle of every frame is known: spatial in-painting.
+    """Returns a pattern with an unknown rectangle in every frame, for spatial in-painting.
 
-    A token that the rectangle touches is unknown.
+    A token is unknown if the rectangle overlaps it.
 
     Args:
-        shape: (L, H, W) of the video.
-        top: of the rectangle, as a share of the frame's height, as for the others.
-        left: share of the width.
-        height: share of the height.
-        width: share of the width.
+        shape: Shape (L, H, W) of the video.
+        top: Upper edge of the rectangle, as a share of the frame's height.
+        left: Left edge of the rectangle, as a share of the frame's width.
+        height: Height of the rectangle, as a share of the frame's height.
+        width: Width of the rectangle, as a share of the frame's width.
 
     Returns:
         Known tokens bool [L, H, W].
 
     Raises:
-        ValueError: the rectangle is empty or leaves the frame.
+        ValueError: if the rectangle is empty or not inside the frame.
     """
     inside = min(top, left) >= 0 and max(top + height, left + width) <= 1 + ROUNDING
     if not (inside and min(height, width) > ROUNDING):  # NaN is outside, too
@@ -86,6 +91,6 @@ def outside_box(
 
 
 def _touched(begin: float, size: float, side: int) -> slice:
-    """Tokens that a stretch of a side touches, by more than the rounding of its shares."""
+    """Returns the tokens of a side that an interval overlaps by more than rounding."""
     first = min(side - 1, math.floor(begin * side + ROUNDING))
     return slice(first, max(first + 1, math.ceil((begin + size) * side - ROUNDING)))

@@ -1,9 +1,9 @@
-"""The plan of a chunkwise rollout: which windows make a video.
+"""Plans of chunkwise rollouts: the windows of which a video is made.
 
-A plan is static data, a tuple of windows: its number of network evaluations (NFE) is known before
-anything is sampled. s = k - m is full-sequence sampling, s = 1 with m = k - 1 is fully
-autoregressive. The last chunk takes as much context as fits, so that the network works on no more
-new frames than are missing. (MaskFlow, arXiv 2502.11234, Algorithm 2.)
+A plan is static data, a tuple of windows, so its number of network evaluations (NFE) is known
+before anything is sampled. A stride of s = k - m is full-sequence sampling; s = 1 with m = k - 1 is
+fully autoregressive sampling. The last window takes as much context as fits, so that the network
+samples no more new frames than are missing. (MaskFlow, arXiv 2502.11234, Algorithm 2.)
 """
 
 import itertools
@@ -16,11 +16,11 @@ from maskflow_jax.sampling.types import Plan, RolloutRequest, Window
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutPlan:
-    """Which frames are context and which are kept, chunk by chunk.
+    """The number of context frames and of new frames of every window.
 
-    The number of chunks is ceil((L - m) / s), which is what Algorithm 2 does. The paper's closed
-    form, ceil((L - k) / s) + 1, is the same number for s = k - m, and so in all its experiments,
-    but smaller for a shorter stride: it would have the first chunk keep k - m frames.
+    The number of windows is ceil((L - m) / s), as in Algorithm 2. The paper's closed form,
+    ceil((L - k) / s) + 1, gives the same number for s = k - m, which holds in all its experiments.
+    For a shorter stride it is smaller, because there the first window would keep k - m frames.
 
     Attributes:
         video_length: Number of frames L of the finished video, context included.
@@ -29,15 +29,14 @@ class RolloutPlan:
             but the last is independent of the others.
         stride: Number of new frames s kept per chunk.
         nfe_per_chunk: Number of network evaluations per chunk.
-        known_frames: Number of frames known at the start; None for m. With fewer, the first chunk
-            keeps more,
-            so that m + s frames are finished after it; 0 begins from nothing.
-        known_tail: Number of frames known at the end. Strides are then cut so that the frames
-            before the end
-            are made by a window that sees all of it.
+        known_frames: Number of frames known at the start; None for m. With fewer, the first window
+            keeps more new frames, so that m + s frames are finished after it; 0 starts without
+            context.
+        known_tail: Number of frames known at the end. Strides are then shortened so that the window
+            that samples the frames before them sees all of them.
 
     Raises:
-        ValueError: no rollout has these numbers; the message lists every reason.
+        ValueError: if there is no such rollout; the message lists every reason.
     """
 
     video_length: int
@@ -106,12 +105,12 @@ class RolloutPlan:
         return tuple(windows)
 
     def _finished(self, remaining: int, context: int) -> int:
-        """New frames kept of a window with that many frames of context."""
+        """Returns the number of new frames that a window with so much context keeps."""
         stride = self.stride + self.context_frames - context
         if self.known_tail == 0 or remaining - stride > self.known_tail:
             return min(remaining, stride)
-        # This window could make all that is missing: only if it sees the whole end, which it then
-        # keeps; otherwise it leaves to the next one as much as fits before the end.
+        # The window may finish the video only if all known last frames are in it. Otherwise it
+        # leaves as many frames to the next window as fit there before the known last frames.
         if remaining <= self.chunk_size - context:
             return remaining
         return remaining - (self.chunk_size - self.context_frames)
@@ -128,7 +127,7 @@ class RolloutPlan:
 
     def window_nfe(self, window: Window) -> int:
         """Number of network evaluations of one of the windows."""
-        del window  # all alike
+        del window  # all windows take the same number
         return self.nfe_per_chunk
 
     def __str__(self) -> str:
@@ -143,11 +142,11 @@ class RolloutPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class EndlessPlan:
-    """The windows of a plan continued without end, for streams.
+    """The windows of a video without end, for streams.
 
     Attributes:
-        plan: A plan of the same sampler for a short video: it gives the first window, and the
-            windows that follow are its repeated one.
+        plan: A plan of the same sampler for a short video of at least two windows. Its second
+            window is repeated.
     """
 
     plan: Plan
@@ -164,6 +163,6 @@ class EndlessPlan:
 
     @property
     def windows(self) -> Iterator[Window]:
-        """The first window of the plan, then its second one again and again."""
+        """The first window of the plan, then its second one without end."""
         first, following = self.plan.windows[:2]
         return itertools.chain([first], itertools.repeat(following))

@@ -1,18 +1,19 @@
-"""Proposals: a value for every token, drawn from the network, and the probability of that value.
+"""Proposals: a value for every token, drawn from the network, and the log-probability of it.
 
     x ~ Cat(softmax(logits / temperature), top-k and top-p classes only),    confidence = log p(x)
 
-with p before top-k and top-p: reduced to one class, all values would be certain, and confidence
-could order nothing.
+where p is the probability before top-k and top-p. (After a cut to one class, all values would have
+probability 1, and the confidence could not order tokens.)
 
 A video window has far more logits than tokens (16 frames of 32x32 tokens over 16,384 classes are
-1.07 GB a sample), so the vocabulary head runs over blocks of frames, and only a token and a
-confidence per position leave a block.
+1.07 GB per sample), so the vocabulary head runs over blocks of frames, and only one token and one
+confidence per position are kept of a block.
 
-A value is drawn by the inverse CDF with one uniform number per token, not with a Gumbel number per
-class, and the CDF has two levels: the sums of blocks of `BLOCK` classes find the block, and the
-classes of that block find the class. Only those two short cumulative sums are ever formed. Their
-rounding moves a boundary by about 1e-7; a class of probability zero is never drawn.
+A value is drawn by inverting the cumulative distribution with one uniform number per token, instead
+of one Gumbel number per class. The inversion has two levels: the sums over blocks of `BLOCK`
+classes determine the block, and the classes of that block determine the class, so that only two
+short cumulative sums are computed. Their rounding changes a probability by about 1e-7; a class of
+probability zero is never drawn.
 """
 
 import dataclasses
@@ -33,15 +34,15 @@ INVALID = -1  # the token where the logits are no distribution: NaN or +inf, or 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How a value is drawn from the network's logits.
+    """Settings of the draw of a value from the network's logits.
 
     Attributes:
         temperature: Divides the logits. 0 takes the most likely class; its confidence is then its
             log-probability at temperature 1, which still distinguishes tokens.
-        top_k: Number of most likely classes that are kept, of equal ones those with the lower ids;
+        top_k: Number of most likely classes that are kept, among equal ones those with lower ids;
             None keeps all.
-        top_p: Then the fewest of the most likely classes that hold this much probability are kept;
-            None and 1.0 keep all.
+        top_p: Probability of the classes that are kept of those: the smallest set of the most
+            likely classes that reaches it. None and 1.0 keep all.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -63,21 +64,22 @@ class Decoding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Proposer:
-    """The proposals of a network: view, features, guidance, head, draw.
+    """Draws proposals from a network: input, features, head, guidance, draw.
 
     Attributes:
-        features: (tokens int32 [B, T, H, W], times [B, T]) -> features [B, T', N, D] of the T'
-            frames on which the head runs.
-        logits: Features [B, 1, N, D] of one frame -> logits [B, 1, H, W, K]; no mask class.
-        view: What the network is shown.
-        decoding: How values are drawn.
+        features: Function of tokens int32 [B, T, H, W] and times [B, T] to the features
+            [B, T', N, D] of the T' frames on which the head runs.
+        logits: Function of the features [B, 1, N, D] of one frame to logits [B, 1, H, W, K] over
+            the codebook, without a mask class.
+        view: Input of the network.
+        decoding: Settings of the draw.
         guidance: Partial context guidance, with its time set where it is active.
-        first_frame: First frame on which the head runs, the number of context frames. Before it the
-            proposal is the window itself with log-confidence -inf.
+        first_frame: First frame on which the head runs, which is the number of context frames. For
+            frames before it the proposal is the window itself with log-confidence -inf.
         frame_block: Number of frames whose logits exist at one time; it changes memory and speed,
-            not the draw.
-        null_features: As `features`, of the network without the captions of the scenes; None where
-            there are no conditions to guide by.
+            but not the drawn values.
+        null_features: Function like `features`, of the network without captions; None if there are
+            no conditions to guide by.
     """
 
     features: Callable[[jax.Array, jax.Array], jax.Array]
@@ -97,6 +99,9 @@ class Proposer:
                 and on its place in the window only.
             x: The window, int32 [B, T, H, W].
             step: The state of the loop.
+
+        Returns:
+            Values int32 [B, T, H, W] and their log-probabilities.
 
         Raises:
             ValueError: if top_k exceeds the number of classes.
@@ -182,7 +187,7 @@ def draw(
     """
     num_classes, ids = logits.shape[-1], None
     top_k, temperature = decoding.top_k, decoding.temperature
-    # Sums of rounded probabilities reach 1 before the last class, so 1.0 would drop classes.
+    # Sums of rounded probabilities can reach 1 before the last class, so 1.0 would drop classes.
     top_p = None if decoding.top_p == 1.0 else decoding.top_p
     if top_k is not None and top_k > num_classes:
         raise ValueError(f"top_k is {top_k}, of {num_classes} classes; lower it or use None")
@@ -190,7 +195,7 @@ def draw(
         logits = logits / temperature
     total = jnp.sum(jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True)), axis=-1)
     if top_k is not None or top_p is not None:
-        # Sorted and stable, and sampled among themselves: what is cut off cannot be drawn.
+        # The sort is stable, and only the kept classes are sampled, so no other can be drawn.
         logits, ids = jax.lax.top_k(logits, top_k or num_classes)
     shifted = logits - jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(shifted) if top_p is None else _nucleus(jnp.exp(shifted), top_p)
@@ -201,13 +206,13 @@ def draw(
 
 
 def _nucleus(weights: jax.Array, top_p: float) -> jax.Array:
-    """Descending weights, zero from where those before hold a share top_p of their sum."""
+    """Sets weights, which are in descending order, to zero after a share top_p of their sum."""
     cumulative = jnp.cumsum(weights, axis=-1)
     return jnp.where(cumulative - weights < top_p * cumulative[..., -1:], weights, 0.0)
 
 
 def inverse_cdf(uniform: jax.Array, weights: jax.Array) -> jax.Array:
-    """The first class whose cumulative weight exceeds `uniform` times the total weight.
+    """Returns the first class whose cumulative weight exceeds `uniform` times the total weight.
 
     Args:
         uniform: float32 [...], numbers in [0, 1).
@@ -230,10 +235,11 @@ def inverse_cdf(uniform: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _first_above(cumulative: jax.Array, target: jax.Array, weights: jax.Array) -> jax.Array:
-    """Index of the first positive weight whose cumulative sum exceeds the target.
+    """Returns the index of the first positive weight whose cumulative sum exceeds the target.
 
-    A parallel cumulative sum may rise by an ulp across a zero weight or end below the target, so
-    zero weights are excluded by name, and where rounding leaves nothing the last positive is taken.
+    A parallel cumulative sum may rise by a rounding error at a zero weight, or end below the
+    target. Zero weights are therefore excluded explicitly, and where rounding leaves no weight the
+    last positive one is taken.
     """
     positive = weights > 0.0
     above = positive & (cumulative > target[..., None])

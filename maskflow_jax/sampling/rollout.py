@@ -1,9 +1,10 @@
 """Chunkwise rollout: a long video, one window of k frames at a time.
 
-Algorithm 2 of MaskFlow (arXiv 2502.11234): show the network the last m frames and k - m masked
-ones, keep the first s of what it fills in, repeat. The windows come from a plan (`plans`). The
-driver is a Python generator that works in numpy on the host and holds k - 1 frames at most, so the
-length of a video costs time, never memory; only the sampling of a window runs on the device.
+Algorithm 2 of MaskFlow (arXiv 2502.11234): a window consists of the last m frames and of k - m
+masked ones; of the frames that the network fills in, the first s are kept; repeat. A plan (`plans`)
+gives the windows. The rollout is a Python generator that works in NumPy on the host and stores at
+most k - 1 frames, so its memory does not depend on the length of the video; only the sampling of a
+window runs on the device.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,8 +14,9 @@ import numpy as np
 from maskflow_jax.sampling.types import Plan, Window, WindowTokens
 
 SampleChunk = Callable[[int, np.ndarray, np.ndarray, Window], np.ndarray]
-"""(number of the window, tokens int32 [B, k, H, W], known bool [B, k, H, W], Window) -> tokens
-int32 [B, k, H, W]. Tokens that are neither known nor masks were revealed by the window before."""
+"""Function of the number of a window, its tokens int32 [B, k, H, W], its known tokens bool
+[B, k, H, W] and the `Window` of the plan to sampled tokens int32 [B, k, H, W]. Tokens that are
+neither known nor masked were revealed by the window before."""
 
 
 def rollout(
@@ -30,20 +32,20 @@ def rollout(
     Args:
         context: Known frames, int [B, known_at_start, H, W].
         plan: The windows.
-        sample_chunk: Fills the masked tokens of a window. Its arrays have the same shapes for every
-            window.
+        sample_chunk: Function that fills the masked tokens of a window. Its arrays have the same
+            shapes for every window.
         mask_id: The mask token K; valid tokens are 0..K-1.
-        given: Tokens and known of the whole video, [B, L, H, W]: any further tokens that are known,
-            such as the last frames. A window sees those of its own frames. The frames of `context`
-            are taken from there.
+        given: Further known tokens of the whole video, such as the last frames, arrays
+            [B, L, H, W]; None for none. A window contains those of its own frames. The frames of
+            `context` take precedence.
 
     Returns:
         An iterator over int32 [B, h, H, W], h new frames per window; in total
         L - known_at_start frames.
 
     Raises:
-        ValueError: if context or given tokens do not fit the plan or are not valid; while
-            iterating, if a window came back with tokens that are not in the codebook.
+        ValueError: if the context or the given tokens do not fit the plan or are not in the
+            codebook; during iteration, if a sampled window has tokens that are not in the codebook.
 
     Source: MaskFlow, arXiv 2502.11234, Algorithm 2.
     """
@@ -71,10 +73,10 @@ def _rollout(
     mask_id: int,
     given: WindowTokens | None,
 ) -> Iterator[np.ndarray]:
-    """The loop of Algorithm 2; apart from `rollout` so that bad arguments fail when passed."""
+    """The loop of Algorithm 2; `rollout` itself is no generator, so it raises errors at once."""
     carried, done = history[:, :0], history.shape[1]
     for index, window in enumerate(plan.windows):
-        # From the front: history[:, -0:] would be all of it.
+        # Counted from the front, because history[:, -0:] would be all of it.
         context = history[:, history.shape[1] - window.context :]
         begin = done - window.context
         tokens, known = _fresh(given, begin, plan.chunk_size, context, mask_id)
@@ -96,7 +98,7 @@ def _rollout(
 def _fresh(
     given: WindowTokens | None, begin: int, chunk_size: int, context: np.ndarray, mask_id: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A window's given tokens, masks elsewhere: tokens and known, [B, k, H, W]."""
+    """Returns tokens and known tokens [B, k, H, W]: the given tokens of a window, else masks."""
     shape = (context.shape[0], chunk_size, *context.shape[2:])
     tokens, known = np.full(shape, mask_id, np.int32), np.zeros(shape, bool)
     if given is not None:
@@ -108,7 +110,7 @@ def _fresh(
 
 
 def _refuse_invalid(tokens: np.ndarray, mask_id: int, where: str) -> None:
-    """Raises ValueError for mask tokens: none is ever decoded, and none becomes context."""
+    """Raises ValueError for tokens outside the codebook, which cannot be decoded or be context."""
     wrong = int(np.sum((tokens < 0) | (tokens >= mask_id)))
     if wrong:
         raise ValueError(

@@ -3,12 +3,13 @@
     prediction       the first frames are known
     backward         the last frames are known, and the frames before them are sampled
     inbetween        the first and the last frames are known
-    loop             prediction that ends where it began: the video can be repeated without a cut
-    inpaint          everything is known but a box, or any mask that the caller gives
+    loop             prediction that leads back to the first frames, so that the video repeats
+    inpaint          all tokens outside a box are known, or those of any given mask
     unconditional    nothing is known
 
-A window sees the known tokens of its own frames only. A video longer than the training window
-approaches its known end, or the closing of the loop, in its last window, which sees all of the end.
+A window contains the known tokens of its own frames only. In a video longer than the training
+window, only the last window contains the known last frames (of a loop: the repeated first frames),
+and it contains all of them.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ MIDDLE = (0.25, 0.25, 0.5, 0.5)  # the box that is in-painted where no other is 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskRequest:
-    """The video that is asked for.
+    """The requested video.
 
     Attributes:
         sampler: The sampler.
@@ -35,10 +36,11 @@ class TaskRequest:
         grid: Height and width of a frame in tokens.
         stride: Number of new frames kept per window; None for as many as fit.
         guidance: Guidance, which needs further network evaluations.
-        known_frames: For "prediction" and "backward": number of known frames, at most
-            `context_frames`; None for as many. With fewer, the first window samples more frames.
-        box: For "inpaint": top, left, height and width of the unknown box as shares of the frame.
-        known: For "inpaint": the known tokens, bool [L, h, w], instead of a box.
+        known_frames: Number of known frames for "prediction" and "backward", at most
+            `context_frames`; None for `context_frames`. With fewer, the first window samples more
+            frames.
+        box: Unknown box for "inpaint": top, left, height and width as shares of the frame.
+        known: Known tokens for "inpaint", bool [L, h, w], instead of a box.
     """
 
     sampler: Sampler
@@ -60,8 +62,9 @@ class Task:
     Attributes:
         plan: The windows.
         known: Known tokens, bool [L, h, w] with L the plan's length.
-        place: Real tokens [B, F, h, w] -> known tokens in their places, [B, L, h, w].
-        source_frames: Number of frames F that it takes of a real video.
+        place: Function of real tokens [B, F, h, w] to the known tokens at their places of the
+            video, [B, L, h, w].
+        source_frames: Number of frames F that the task takes from a real video.
         shown: Number of frames of the result; the last frames of a loop repeat its first ones and
             are dropped.
         backward: Whether the video is sampled from its last frame to its first.
@@ -75,7 +78,15 @@ class Task:
     backward: bool = False
 
     def inputs(self, real: np.ndarray) -> tuple[np.ndarray, WindowTokens | None]:
-        """Returns the context and the given tokens of `rollout` for real tokens [B, F, h, w]."""
+        """Returns the arguments `context` and `given` of `rollout`.
+
+        Args:
+            real: Real tokens, int [B, F, h, w].
+
+        Returns:
+            The context, int [B, known_at_start, h, w], and further known tokens of the video, or
+            None if there are none.
+        """
         tokens, begin = self.place(real), self.plan.known_at_start
         context = tokens[:, :begin]
         if not self.known[begin:].any():
@@ -92,7 +103,10 @@ def make_task(name: str, request: TaskRequest) -> Task:
 
     Args:
         name: A key of `TASKS`.
-        request: The video that is asked for.
+        request: The requested video.
+
+    Returns:
+        The task with its plan.
 
     Raises:
         ValueError: if the task is unknown or there is no such video, naming the reasons.

@@ -1,4 +1,4 @@
-"""The types by which the parts of sampling meet.
+"""The types through which the parts of sampling work together.
 
 A window is sampled in S steps. In every step a proposal draws a value for each position from the
 network, and a sampler decides which masked positions take their value. A video is sampled window by
@@ -6,7 +6,7 @@ window, as its plan says.
 
     Step       the state of the loop that proposals and samplers see
     Proposal   the drawn values and their probabilities
-    Network    what sampling needs of a model (`models.latte.Latte` provides it)
+    Network    the interface of a model (`models.latte.Latte` implements it)
     Sampler    a named algorithm: its frame times, its step, its plan
     Window     one window of a plan
     Plan       the windows of a video and their number of network evaluations (NFE)
@@ -45,7 +45,7 @@ class Step(NamedTuple):
         num_steps: Number of steps S, a Python int.
         t: Frame times before the step, [B, T].
         s: Frame times after the step, [B, T].
-        masked: Tokens that are masked now, bool [B, T, H, W].
+        masked: Tokens that are masked before the step, bool [B, T, H, W].
         unknown: Tokens that were masked before step 0, bool [B, T, H, W].
         known: Tokens that were given, bool [B, T, H, W]. Tokens that are neither known nor unknown
             were revealed by an earlier window (`WindowTokens.revealed`).
@@ -68,11 +68,11 @@ class WindowTokens(NamedTuple):
     """The tokens of a window before it is sampled.
 
     Attributes:
-        tokens: int32 [B, T, H, W]; the values of unknown tokens are ignored.
-        known: bool [B, T, H, W], any pattern. Known tokens are clean whatever their frame's time.
-        revealed: bool [B, T, H, W] or None. Tokens that an earlier window has revealed in frames
-            that are not finished. They keep their values, but their frame counts as no cleaner than
-            its time says.
+        tokens: Tokens, int32 [B, T, H, W]; the values of unknown tokens are ignored.
+        known: Known tokens, bool [B, T, H, W], in any pattern. They are clean at any frame time.
+        revealed: Tokens that an earlier window has revealed in unfinished frames, bool
+            [B, T, H, W], or None. They keep their values, but do not change the time of their
+            frame.
         scenes: Conditions of the frames; None for networks without.
     """
 
@@ -87,7 +87,7 @@ StepRule = Callable[[jax.Array, jax.Array, Proposal, Step], jax.Array]
 
 
 class Network(Protocol):
-    """What sampling needs of a model."""
+    """The methods of a model that sampling uses."""
 
     @property
     def mask_id(self) -> int:
@@ -121,12 +121,12 @@ class Network(Protocol):
         positions: np.ndarray | None = None,
         scenes: Scenes | None = None,
     ) -> Any:
-        """Evaluates frames [B, m, H, W] to which later frames will attend."""
+        """Evaluates frames [B, m, H, W] once, so that later frames can attend to them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WindowShape:
-    """What a sampler needs to know of a window to plan its times.
+    """The properties of a window from which a sampler computes its times.
 
     Attributes:
         num_frames: Number of frames k.
@@ -148,10 +148,10 @@ class Window(NamedTuple):
 
     Attributes:
         context: Number of finished frames at its start.
-        finished: Number of frames after them that it finishes and that leave.
-        carried: Number of frames after those that stay, half revealed, for the next window; all
-            others are dropped.
-        stage: Which of the sampler's matrices of times it runs.
+        finished: Number of frames after the context that the window finishes.
+        carried: Number of frames after those that are passed to the next window, partly revealed;
+            the frames after them are dropped.
+        stage: Stage of the sampler, which selects its matrix of times.
     """
 
     context: int

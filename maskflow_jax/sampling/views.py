@@ -1,4 +1,4 @@
-"""Views: the tokens and times of a window that the network is shown at a step.
+"""Views: the tokens and times of a window that the network receives at a step.
 
 In training, the time of a frame is tied to its share of clean tokens, kappa(t). A frame of which a
 share c was given and the rest is at time t has the share c kappa(t_c) + (1 - c) kappa(t), where t_c
@@ -6,10 +6,10 @@ is the time of the context, 1 unless it is lowered; so the network is passed
 
     kappa^-1(c kappa(t_c) + (1 - c) kappa(t)).
 
-c = 0 gives t itself and c = 1 gives t_c: context frames, spatial in-painting and everything between
-follow from one formula. With t_c < 1 each known token is hidden from the network with probability
-1 - kappa(t_c), anew at every step, so that tokens and times agree as they did in training; the
-window itself keeps its known tokens. (MaskFlow, arXiv 2502.11234, section 4; the released code
+c = 0 gives t itself and c = 1 gives t_c, so the same formula covers context frames and spatial
+in-painting. With t_c < 1 each known token is masked in the network's input with probability
+1 - kappa(t_c), independently at every step, so that tokens and times agree as they did in training.
+The window itself keeps its known tokens. (MaskFlow, arXiv 2502.11234, section 4; the released code
 calls t_c the stabilization level.)
 """
 
@@ -28,7 +28,7 @@ GRID = 4096  # number of intervals between which kappa's inverse is interpolated
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class View:
-    """What the network is shown of a window.
+    """The input of the network for a window.
 
     Attributes:
         schedule: Noise schedule kappa of the network's training.
@@ -36,7 +36,7 @@ class View:
         independent_time: Time passed for every frame that is not known entirely. None passes the
             frame's actual time. The paper uses 0, its released code 1.
         revealed_times: Whether the time of a frame follows from the share of its tokens that is
-            revealed now, frame by frame, instead of from the sampler's matrix of times.
+            currently revealed instead of from the sampler's matrix of times.
 
     Raises:
         ValueError: if a time is outside [0, 1].
@@ -60,7 +60,7 @@ class View:
             x: The window, int32 [B, T, H, W].
             step: The state of the loop.
         """
-        with jax.ensure_compile_time_eval():  # this may run while a sampler is being traced
+        with jax.ensure_compile_time_eval():  # this may run while a sampler is traced
             clean_share = float(self.schedule.kappa(np.float32(self.context_time)))
         times = self._times(step, clean_share)
         all_known = jnp.all(step.known, axis=(2, 3))  # [B, T]

@@ -1,13 +1,13 @@
-"""Sampling one window of frames: the one loop that every sampler shares.
+"""Sampling one window of frames: the loop that all samplers share.
 
-A sampler is a matrix of frame times (which frame is how clean before and after each step) and a
-step rule (which masked tokens take the proposed value). Step i is
+A sampler consists of a matrix of frame times (the time of every frame before and after each step)
+and a step rule (which masked tokens take the proposed value). Step i is
 
     proposal ~ p(x1 | x, t_i),    x <- rule(x, proposal, t_i -> t_{i+1}),
 
-for i = 0..S-1: S proposals. Context is not a special case: it is known tokens, in any pattern. A
-revealed token keeps its value (a remasking rule may hide it, never change it), so the whole
-trajectory is one integer per token, the step that revealed it.
+for i = 0..S-1, which takes S proposals. Context is not a special case: it consists of known tokens,
+in any pattern. A revealed token keeps its value (a remasking rule may mask it again, but not change
+it), so the trajectory is stored as one integer per token, the step that revealed it.
 """
 
 import jax
@@ -31,24 +31,23 @@ def sample_window(
 ) -> tuple[jax.Array, jax.Array]:
     """Fills in the unknown tokens of a window.
 
-    Known tokens leave as they came, bit for bit. Every sampler of this package leaves no token
-    masked in a frame whose last time is 1; a token that stays masked keeps `mask_id` and reveal
-    step S.
+    Known tokens are not changed. The samplers of this package leave no token masked in a frame
+    whose last time is 1. A token that stays masked keeps `mask_id` and gets the reveal step S.
 
     Args:
-        keys: Typed random keys [B], one per sample: a sample depends on its own key and tokens
-            only, never on its batch.
+        keys: Typed random keys [B], one per sample. A sample depends on its own key and tokens
+            only, not on the other samples of the batch.
         window: The tokens before sampling, arrays [B, T, H, W].
-        times: Frame times [S+1, T] (`Sampler.times`), an array or a constant of the trace.
-        propose: (keys [B], x [B, T, H, W], Step) -> Proposal, called S times.
-        step_rule: (keys [B], x, proposal, Step) -> x, such as `Sampler.step`.
+        times: Frame times [S+1, T] (`Sampler.times`), a JAX or NumPy array.
+        propose: Function (keys [B], x [B, T, H, W], Step) -> Proposal, called S times.
+        step_rule: Function (keys [B], x, proposal, Step) -> x, such as `Sampler.step`.
         mask_id: The mask token, K.
         schedule: Noise schedule of the network's training, for rules that follow it.
 
     Returns:
         tokens: int32 [B, T, H, W].
-        reveal_step: int32 [B, T, H, W], the step 0..S-1 that revealed a token (the last one, if it
-            was masked again between); -1 where it was known or revealed before.
+        reveal_step: Step 0..S-1 that revealed a token, int32 [B, T, H, W] (the last one, if the
+            token was masked again in between); -1 where it was known or revealed before.
 
     Raises:
         ValueError: if the shapes disagree.
@@ -81,23 +80,23 @@ def sample_window(
 def trajectory(
     tokens: jax.Array, reveal_step: jax.Array, num_revealing: int, *, mask_id: int
 ) -> jax.Array:
-    """The window as it stood after some steps of a rule that never masks again.
+    """Returns the window as it was after some steps of a rule that does not remask.
 
     Args:
-        tokens: int32 [B, T, H, W], from `sample_window`.
-        reveal_step: int32 [B, T, H, W], likewise.
-        num_revealing: steps taken, 0 for the start.
-        mask_id: the mask token.
+        tokens: Sampled tokens, int32 [B, T, H, W], from `sample_window`.
+        reveal_step: Reveal steps, int32 [B, T, H, W], from `sample_window`.
+        num_revealing: Number of steps taken, 0 for the start.
+        mask_id: The mask token.
 
     Returns:
-        int32 [B, T, H, W], `mask_id` where a token was not revealed yet. For a remasking rule, a
-        token shows from its last reveal on.
+        Tokens int32 [B, T, H, W], `mask_id` where a token was not revealed yet. For a remasking
+        rule, a token appears when it is revealed for the last time.
     """
     return jnp.where(reveal_step < num_revealing, tokens, mask_id)
 
 
 def _step_keys(keys: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Keys [B] for the proposal and keys [B] for the rule."""
+    """Returns keys [B] for the proposal and keys [B] for the rule."""
     pairs = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, step)))(keys)
     return pairs[:, 0], pairs[:, 1]
 

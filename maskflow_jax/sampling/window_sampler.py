@@ -1,13 +1,13 @@
-"""A sampler together with all that a window needs: schedule, decoding, guidance, context.
+"""A sampler together with the noise schedule, decoding, guidance and treatment of the context.
 
-Of a window only the new frames are predicted, so what only the predictions of the context need is
-left out. The rest of the context is needed at every step, because it attends to the new frames,
-which change. With a cache it does not: the context is evaluated once, by itself, and the new frames
-attend to the result. In autoregressive sampling, where all frames but one are context, that is
-nearly all of the work.
+Only the new frames of a window are predicted, so computations that only the prediction of context
+frames would need are left out. The other computations on the context are repeated at every step,
+because the context frames attend to the new frames, which change. With `context_cache` the context
+is instead evaluated once, without the new frames, and the new frames attend to the result. This
+saves nearly all of the work of autoregressive sampling, where all frames but one are context.
 
-A window that is sampled backward numbers its frames from the last one; attention knows a frame by
-its number only.
+In backward sampling the frame numbers that the network receives run from the last frame to the
+first.
 """
 
 import dataclasses
@@ -37,12 +37,12 @@ class WindowSampler:
         schedule: Noise schedule of the network's training.
         decoding: Temperature, top-k and top-p.
         guidance: Partial context guidance.
-        context_time: Time of the context, the released code's stabilization level. Below 1 the
-            network is shown a re-corrupted context.
+        context_time: Time of the context, which the released code calls stabilization level. Below
+            1 the network receives a re-corrupted context.
         context_cache: Whether a window's context is evaluated once instead of at every step. This
-            is an approximation, but exact for a network trained with `isolated_context`, as long as
-            the context frames are the only clean frames of the window (they are not with a known
-            end, nor in a pyramid).
+            is exact for a network trained with `isolated_context` if the context frames are the
+            only clean frames of the window (not with known last frames, nor with the pyramid), and
+            an approximation otherwise.
         frame_block: Number of frames whose logits exist at one time.
 
     Raises:
@@ -90,9 +90,9 @@ class WindowSampler:
             window: The tokens before sampling, arrays [B, T, H, W].
             context_frames: Number of known frames m at the start of every sample; the vocabulary
                 head does not run on them.
-            stage: Stage of the plan. In other stages than "chunk", tokens that are neither known
-                nor masks were revealed before.
-            backward: Whether the first frame of the window is the last of the video.
+            stage: Stage of the plan. In all stages but "chunk", tokens that are neither known nor
+                masked were revealed by an earlier window.
+            backward: Whether the window is in reverse order, from the last frame to the first.
 
         Returns:
             tokens: int32 [B, T, H, W].
@@ -168,27 +168,27 @@ def window_features(
 
     Args:
         network: The model.
-        tokens: The window, int32 [B, k, H, W]; its context is read if it is cached.
-        context_frames: Number of frames m at its start that are known and never change.
-        cached: Whether the context is evaluated once, now.
-        backward: Whether the first frame of the window is the last of the video.
+        tokens: The window, int32 [B, k, H, W]; only its context is used, and only if cached.
+        context_frames: Number of known frames m at its start, which do not change.
+        cached: Whether the context is evaluated once, by this call.
+        backward: Whether the window is in reverse order, from the last frame to the first.
         scenes: Conditions of the window, or None.
 
     Returns:
-        (x [B, k, H, W], t [B, k]) -> features [B, k - m, N, D].
+        A function of x [B, k, H, W] and t [B, k] to features [B, k - m, N, D].
     """
     num_frames = tokens.shape[1]
     positions = np.arange(num_frames)[::-1] if backward else np.arange(num_frames)
     known, new = slice(context_frames), slice(context_frames, None)
-    # Networks without conditions need not know of them.
+    # Networks without conditions do not take the argument.
     of_window, of_known, of_new = (
         {} if scenes is None else {"scenes": of_frames(scenes, frames)}
         for frames in (slice(None), known, new)
     )
     if not cached:
         wanted = num_frames - context_frames if context_frames else None
-        return lambda x, t: network.features(
-            x, t, positions=positions, num_wanted=wanted, **of_window
+        return functools.partial(
+            network.features, positions=positions, num_wanted=wanted, **of_window
         )
     context = network.context_cache(
         tokens[:, known],

@@ -7,14 +7,13 @@ encoder are read from the dataset (`embeddings.CaptionEmbeddings`) or computed b
 """
 
 import difflib
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from maskflow_jax.io.files import sha256_of_json
 from maskflow_jax.scenes.conditions import NULL_LABEL, Scenes
 from maskflow_jax.scenes.records import Scene
 from maskflow_jax.scenes.settings import ConditionsRecord
@@ -73,7 +72,7 @@ class LabelEncoder:
 
     def __init__(self, names: Sequence[str]):
         self.record = ConditionsRecord(
-            kind="labels", names=tuple(names), sha256=digest_of(names), name="labels"
+            kind="labels", names=tuple(names), sha256=sha256_of_json(list(names)), name="labels"
         )
         self._numbers = {name: number for number, name in enumerate(names)}
 
@@ -100,7 +99,7 @@ class WordEncoder:
         self.record = ConditionsRecord(
             kind="words",
             names=tuple(words),
-            sha256=digest_of(words),
+            sha256=sha256_of_json(list(words)),
             name="words",
             length=length,
         )
@@ -157,11 +156,6 @@ def check_encoder(record: ConditionsRecord, other: ConditionsRecord, *, other_na
             f"the captions are encoded by {_describe(record)}, those of the {other_name} by "
             f"{_describe(other)}; {', '.join(differ)} differ: encode them with the same encoder"
         )
-
-
-def digest_of(names: Iterable[str]) -> str:
-    """SHA-256 of names in their order."""
-    return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
 
 
 def _describe(record: ConditionsRecord) -> str:

@@ -293,10 +293,6 @@ class VQGAN(nnx.Module):
         """
         return self.decoder(self.post_quant_conv(quantised))
 
-    def decode_tokens(self, tokens: jax.Array) -> jax.Array:
-        """Decodes tokens int32 [B, h, w] to images float [B, H, W, 3]."""
-        return self.decode(jnp.take(self.codebook[...], tokens, axis=0))
-
 
 def nearest_code(latents: jax.Array, codebook: jax.Array) -> jax.Array:
     """Finds the entry of `codebook` [K, C] nearest to each of `latents` [..., C] in squared L2.

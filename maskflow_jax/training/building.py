@@ -1,4 +1,4 @@
-"""From a config to the objects that it names: the network and the training objective."""
+"""The network, the noise schedule and the training objective that a config describes."""
 
 import dataclasses
 import functools
@@ -19,10 +19,13 @@ _DECIDED_BY_VARIANT = ("depth", "width", "num_heads", "patch_size")
 
 
 def make_latte_config(config: Config) -> LatteConfig:
-    """Returns the shape of the network: a named variant's, or else explicit sizes.
+    """Returns the sizes of the network: those of a named variant, or else explicit ones.
 
     Args:
         config: The config of a run, with its tokenizer.
+
+    Returns:
+        The config of the network.
 
     Raises:
         ValueError: if the variant is unknown or the sizes cannot be built.
@@ -38,7 +41,7 @@ def make_latte_config(config: Config) -> LatteConfig:
 
 
 def make_conditions(config: Config) -> Conditions | None:
-    """Returns what the network of a config is conditioned on, or None.
+    """Returns the conditions (labels or captions) of the network of a config, or None.
 
     Raises:
         ValueError: if the config has no record of the labels or of the encoder of captions.

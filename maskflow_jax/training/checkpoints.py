@@ -1,15 +1,15 @@
-"""Checkpoints of a run: what is saved, what is restored, and what happens when a file is damaged.
+"""Checkpoints of a run: saving, restoring, and recovery from damaged files.
 
-A checkpoint has five items, so that each reader takes what it needs: `train_state` (step,
-parameters, optimiser), `ema_params` (all that sampling reads), `data` (the position in the data),
-`config` (the resolved settings) and `digests` (of what the first three hold). Imported weights have
-no position in the data: in its place stands the item `imported`, which says where they come from,
-so that a missing position is damage elsewhere. Orbax writes a step under a temporary name and
-renames it when it is complete. A complete step that cannot be read, or whose digests differ from
-those of its save, is set aside, and the one before it is used.
+A checkpoint has five items, which can be read separately: `train_state` (step, parameters,
+optimiser), `ema_params` (the only item that sampling reads), `data` (the position in the data),
+`config` (the resolved settings) and `digests` (checksums of the first three items). Checkpoints of
+imported weights have no position in the data but an item `imported`, which states where the weights
+come from; elsewhere a missing position is a sign of damage. Orbax writes a step under a temporary
+name and renames it when it is complete. A complete step that cannot be read, or whose digests have
+changed since it was saved, is moved away, and the step before it is used.
 
-Of several processes each reads alone, so that one that meets damage does not leave the others in a
-barrier; then they agree: a step that one of them cannot read is damaged for all.
+With several processes, each reads independently, so that one that finds damage does not leave the
+others waiting in a barrier. Then they agree: a step that one cannot read is damaged for all.
 """
 
 import shutil
@@ -28,9 +28,9 @@ from maskflow_jax.parallel.processes import gather_numbers
 from maskflow_jax.training.digests import array_digests, changed_parts, json_digest
 from maskflow_jax.training.state import TrainState
 
-# How a damaged item shows beside that: cut or missing JSON and metadata.
+# Errors of damaged items: JSON or metadata that are truncated or missing.
 _DAMAGE = (ValueError, OSError, KeyError)
-# What a save ends in that a full disk or a storage that is away may cause.
+# Errors of a save that a full disk or an unavailable storage may cause.
 _NOT_SAVED = (OSError, ValueError, RuntimeError)
 _NO_STEP = -1
 
@@ -42,13 +42,12 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The checkpoints in `workdir/checkpoints`.
 
-    One failed save is logged as an error, and the next one is the second try: a run need not end
-    because its storage was away for a minute. Two failures in a row are raised, and so is the
-    failure of a save that `wait` is called for, the last one of a run.
+    A single failed save is logged as an error, because a storage may be unavailable for a short
+    time. If two saves in a row fail, or the last one of a run (`wait`), an exception is raised.
 
     Args:
-        workdir: folder of the run.
-        keep: how many of the newest checkpoints to keep.
+        workdir: Folder of the run.
+        keep: Number of the newest checkpoints to keep.
     """
 
     def __init__(self, workdir: Path, *, keep: int = 2):
@@ -59,10 +58,10 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._reader = _make_reader(self.directory)
-        self._step: int | None = None  # of the newest save
-        self._failed: Exception | str | None = None  # how it failed
-        self._failures = 0  # saves that failed in a row, this one not counted yet
-        # Threads of a failed save may make its folder anew after it was deleted: look again later.
+        self._step: int | None = None  # step of the newest save
+        self._failed: Exception | str | None = None  # error of the newest save
+        self._failures = 0  # number of saves before it that failed in a row
+        # Threads of a failed save may create its folder again: `wait` deletes it once more.
         self._any_failed = False
 
     def steps(self) -> list[int]:
@@ -74,25 +73,25 @@ class Checkpoints:
         """Saves in the background.
 
         Args:
-            state: the train state.
-            data: the grain iterator, not advanced past this step's batch.
-            config: the resolved settings, JSON values only.
+            state: The train state.
+            data: The grain iterator, not advanced past the batch of this step.
+            config: The resolved settings, JSON values only.
 
         Raises:
-            CheckpointError: if two saves in a row failed, a full disk for instance, or the step is
-                not newer than what is there.
+            CheckpointError: if two saves in a row failed (for instance on a full disk), or the
+                step is not newer than the existing checkpoints.
         """
-        # Every process has a position of its own.
+        # Every process has its own position in the data.
         positions = gather_numbers(json_digest(data.get_state())).tolist()
         self._save(state, config, positions, data=grain_checkpoint.CheckpointSave(data))
 
     def save_imported(self, state: TrainState, config: dict, origin: dict) -> None:
-        """Saves weights from elsewhere; a run goes on from them with its data at the beginning.
+        """Saves imported weights; a run continues from them with its data at the beginning.
 
         Args:
-            state: the train state.
-            config: the resolved settings, JSON values only.
-            origin: where the weights come from, JSON values only.
+            state: The train state.
+            config: The resolved settings, JSON values only.
+            origin: Origin of the weights, JSON values only.
 
         Raises:
             CheckpointError: if the save failed.
@@ -119,7 +118,7 @@ class Checkpoints:
                 raise self._not_saved(error) from error
             logging.error("%s", self._not_saved(error))
             return
-        if not saved:  # how Orbax answers where the folder has this step or a later one
+        if not saved:  # the folder has this step or a later one
             raise self._not_saved(f"step {step} is not newer than what is there")
 
     def wait(self) -> None:
@@ -136,14 +135,14 @@ class Checkpoints:
             raise self._not_saved(error) from (error if isinstance(error, Exception) else None)
 
     def _finish(self) -> None:
-        """Waits for the background, and keeps its error."""
+        """Waits for the save in the background, and keeps its error."""
         try:
             self._manager.wait_until_finished()
         except _NOT_SAVED as error:
             self._failed = error
 
     def _settle(self) -> None:
-        """Looks how the save before ended, in all processes; the second failure is raised."""
+        """Checks the result of the previous save in all processes; raises the second failure."""
         self._finish()
         failed = np.flatnonzero(gather_numbers(self._failed is not None))
         if not failed.size:
@@ -153,7 +152,7 @@ class Checkpoints:
         self._any_failed = True
         error = self._failed or f"processes {failed.tolist()} could not write their part"
         self._failed = None
-        self._delete_unfinished()  # a full disk has its room back
+        self._delete_unfinished()  # frees space on a full disk
         message = self._not_saved(error)
         if self._failures > 1:
             raise message from (error if isinstance(error, Exception) else None)
@@ -161,14 +160,14 @@ class Checkpoints:
         self._manager.reload()
 
     def restore(self, state: TrainState, data: Any) -> TrainState | None:
-        """Restores the newest readable checkpoint, for the run to go on from.
+        """Restores the newest readable checkpoint, from which the run continues.
 
-        Newer ones that cannot be read are moved out of the run's way, to
-        `workdir/damaged_checkpoint_STEP`, and what unfinished saves left is deleted.
+        Newer checkpoints that are damaged are moved to `workdir/damaged_checkpoint_STEP`, and files
+        of unfinished saves are deleted.
 
         Args:
-            state: a state of the right shapes and shardings; its arrays are not used.
-            data: the grain iterator, set to its saved position; for imported weights, as it is.
+            state: A state of the right shapes and shardings; its arrays are not used.
+            data: The grain iterator, set to its saved position; unchanged for imported weights.
 
         Returns:
             The state, or None where the run has no checkpoint yet.
@@ -188,16 +187,19 @@ class Checkpoints:
         if restored is None:
             return None
         if "data" not in restored.keys():  # noqa: SIM118 (a Composite has keys, but no `in`)
-            # A newer, damaged checkpoint may have moved the iterator.
+            # Reading a newer, damaged checkpoint may have changed the position of the iterator.
             data.set_state(beginning)
             logging.info("these weights were imported: the data starts from its beginning")
         return {**restored["train_state"], "ema_params": restored["ema_params"]}
 
     def restore_ema_params(self, abstract_params: dict) -> tuple[int, dict]:
-        """Restores the averaged parameters and their step; a run may be under way.
+        """Restores the averaged parameters and their step, also while the run is training.
 
         Args:
-            abstract_params: shapes, types and shardings of the parameters.
+            abstract_params: Shapes, types and shardings of the parameters.
+
+        Returns:
+            The step and the averaged parameters.
 
         Raises:
             CheckpointError: if there is no checkpoint that can be read.
@@ -208,15 +210,15 @@ class Checkpoints:
         return self._restored_step, restored["ema_params"]
 
     def restore_weights(self, abstract_params: dict) -> tuple[int, dict, dict]:
-        """Restores step, parameters and averaged parameters, as `restore_ema_params` does.
+        """Returns step, parameters and averaged parameters, also while the run is training.
 
         Args:
-            abstract_params: shapes, types and shardings of the parameters.
+            abstract_params: Shapes, types and shardings of the parameters.
 
         Raises:
             CheckpointError: if there is no checkpoint that can be read.
         """
-        # Part of the item: the optimiser's moments, twice the parameters, stay on the disk.
+        # Only a part of the item: the moments of the optimiser, twice the parameters, are not read.
         part = {"step": jax.ShapeDtypeStruct((), np.int32), "params": abstract_params}
         restored, _ = self._restore_newest(
             train_state=ocp.args.PyTreeRestore(
@@ -238,7 +240,7 @@ class Checkpoints:
         self._reader.close()
 
     def _restore_newest(self, **items: ocp.args.CheckpointArgs) -> tuple[Any | None, list[int]]:
-        """The newest checkpoint that can be read, and the steps of newer ones that cannot."""
+        """Returns the newest readable checkpoint, and the steps of newer ones that are damaged."""
         problems, steps = {}, self.steps()
         while (step := self._newest_of_all(steps)) is not None:
             for newer in (number for number in steps if number > step):
@@ -262,7 +264,7 @@ class Checkpoints:
         return None, []
 
     def _newest_of_all(self, steps: list[int]) -> int | None:
-        """The newest step that every process sees, of those that each has not tried; or None."""
+        """Returns the newest step among the remaining ones that every process finds, or None."""
         newest = gather_numbers(steps[-1] if steps else _NO_STEP)
         if newest.max() == _NO_STEP:
             return None
@@ -275,7 +277,7 @@ class Checkpoints:
         return int(newest.min())
 
     def _read(self, step: int, items: dict) -> tuple[Any | None, str | None]:
-        """What this process reads of a step, or its problem."""
+        """Returns the items of a step as this process reads them, or else the problem."""
         absent = "data" if (self.directory / str(step) / "imported").is_dir() else None
         wanted = {name: item for name, item in items.items() if name != absent}
         if (self.directory / str(step) / "digests").is_dir():
@@ -283,13 +285,13 @@ class Checkpoints:
         try:
             return self._reader.restore(step, args=ocp.args.Composite(**wanted)), None
         except Exception as error:
-            # A cut array is a bare Exception in Orbax; anything else is not the file's fault.
+            # Orbax raises a bare Exception for a truncated array; other errors are not damage.
             if type(error) is not Exception and not isinstance(error, _DAMAGE):
                 raise
             return None, f"step {step}: {(str(error) or repr(error)).splitlines()[0][:300]}"
 
     def _changed(self, step: int, restored: Any, data: Any) -> str | None:
-        """What of a step is not as it was saved; all processes look together."""
+        """Describes the parts of a step that changed since the save; all processes call this."""
         found = dict(restored.items())
         if "digests" not in found:
             logging.info("step %d was saved without digests: its arrays are not checked", step)
@@ -299,7 +301,7 @@ class Checkpoints:
         return f"step {step}: {', '.join(changed)} changed since the save" if changed else None
 
     def _clear_the_way(self, damaged: list[int]) -> None:
-        """Keeps damaged steps in another folder, for the run will come by these steps again."""
+        """Moves damaged steps to another folder, because the run will save these steps again."""
         if jax.process_index() == 0:
             for step in damaged:
                 target = self.directory.parent / f"damaged_checkpoint_{step}"
@@ -331,7 +333,7 @@ class Checkpoints:
 
 
 def _make_reader(directory: Path) -> ocp.CheckpointManager:
-    """A manager of this process alone: reading waits for no other process."""
+    """Returns a manager for this process only, which does not wait for other processes."""
     me = jax.process_index()
     return ocp.CheckpointManager(
         directory,

@@ -1,4 +1,4 @@
-"""Training curves: the numbers of `metrics.jsonl`, as panels and as a picture."""
+"""Training curves: the values of `metrics.jsonl` as panels and as a picture."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from maskflow_jax.io.plots import Line, Panel, write_panels
 
 METRICS, PICTURE = "metrics.jsonl", "curves.png"
 _BIN = "validation/cross_entropy_t"
-_MAX_POINTS = 1000  # of a line; more cannot be told apart
+_MAX_POINTS = 1000  # largest number of points of a line; more cannot be distinguished
 
 
 def read_metrics(workdir: str | Path) -> dict[str, Line]:
@@ -21,11 +21,11 @@ def read_metrics(workdir: str | Path) -> dict[str, Line]:
         workdir: Folder of the run.
 
     Returns:
-        Steps and values by name, such as "train/loss"; a step that was written twice counts once,
-        with its last value. Empty where there is no file.
+        Steps and values by name, such as "train/loss". Of a step that was written twice, the last
+        value is used. Empty if there is no file.
 
     Raises:
-        ValueError: if a line is not one of metrics; a last line that was cut off is left out.
+        ValueError: if a line does not hold metrics; a truncated last line is ignored.
     """
     path = Path(workdir) / METRICS
     if not path.is_file():
@@ -46,10 +46,13 @@ def read_metrics(workdir: str | Path) -> dict[str, Line]:
 
 
 def training_panels(metrics: Mapping[str, Line]) -> list[Panel]:
-    """Arranges metrics as panels; those of which there is no number are left out.
+    """Arranges metrics as panels; panels without any value are left out.
 
     Args:
-        metrics: What `read_metrics` returned.
+        metrics: The result of `read_metrics`.
+
+    Returns:
+        The panels, in the order in which they are shown.
     """
     bins = sorted(name for name in metrics if name.startswith(_BIN))
     wanted = [
@@ -87,7 +90,7 @@ def write_curves(workdir: str | Path) -> Path | None:
         workdir: Folder of the run.
 
     Returns:
-        The picture; None where there is no number, or matplotlib is missing, which is logged.
+        Path of the picture; None if there are no values, or (with a log line) without matplotlib.
     """
     path = Path(workdir) / PICTURE
     panels = training_panels(read_metrics(workdir))
@@ -102,7 +105,7 @@ def write_curves(workdir: str | Path) -> Path | None:
 
 
 def _line(line: Line) -> Line:
-    """The finite values of a line, thinned out to what can be seen."""
+    """Returns the finite values of a line, at most `_MAX_POINTS` of them."""
     points = [(x, y) for x, y in zip(*line, strict=True) if math.isfinite(y)]
     points = points[:: -(-len(points) // _MAX_POINTS)] if points else []
     return [x for x, _ in points], [y for _, y in points]

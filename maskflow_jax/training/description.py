@@ -1,4 +1,4 @@
-"""What a run would place where: processes, devices, mesh, batch, state, data, folder."""
+"""A dry run: describes the processes, devices, mesh, batch, state, data and folder of a run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,19 +27,19 @@ def describe(
     hosts: Sequence[str],
     identity: Mapping[str, Any] | None = None,
 ) -> str:
-    """Describes a run without starting it; everything that it would refuse is raised here.
+    """Describes a run without starting it, and raises the errors with which it would end.
 
-    Nothing is written and no parameter is made. A dataset that is missing is part of the answer.
+    Nothing is written and no parameter is initialised. A missing dataset is reported in the text.
 
     Args:
         config: A `Config`, or the nested mappings of a config file.
         workdir: Folder of the run.
         hosts: Host name of every process, by process.
-        identity: Identity of the config's tokenizer, for the size of the state where there is no
-            dataset.
+        identity: Identity of the config's tokenizer, which gives the size of the state if there is
+            no dataset.
 
     Returns:
-        Lines of text; none for processes other than the first.
+        Lines of text; an empty text in all processes but the first.
 
     Raises:
         ValueError: if the mesh does not cover the devices, or a setting cannot be trained with.
@@ -61,7 +61,7 @@ def describe(
             f"{config.data.directory}"
         )
     if config.scenes.active and config.conditions is None:
-        lines.append("state: unknown without a dataset, which knows the captions")
+        lines.append("state: unknown without a dataset, which states the captions")
     elif config.tokenizer is None:
         lines.append("state: unknown without a dataset or a tokenizer, which know the codebook")
     else:

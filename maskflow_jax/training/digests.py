@@ -1,9 +1,9 @@
-"""Digests of a train state, which notice a bit that changed between saving and restoring.
+"""Digests of a train state, which detect changes between saving and restoring.
 
 A digest is a sum of the arrays' bits, weighted by position, modulo 2^32. Every weight is odd, so a
-single changed bit always changes the sum, and other changes go unnoticed with a probability of
-2^-32. Sums of integers do not depend on their order: arrays that are split over devices are summed
-where they lie, and the digest is the same on any mesh.
+single changed bit always changes the sum, and other changes are missed with a probability of 2^-32.
+Sums of integers do not depend on their order, so arrays that are split over devices are summed on
+these devices, and the digest is the same on any mesh.
 """
 
 import json
@@ -18,7 +18,7 @@ _BITS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
 def array_digests(trees: dict[str, Any]) -> dict[str, int]:
-    """Computes the digest of each of some trees of arrays, on the devices that hold them.
+    """Computes the digests of trees of arrays on the devices that hold them.
 
     Args:
         trees: Trees of arrays of up to 32 bits by name. All processes call this with the same
@@ -38,13 +38,13 @@ def json_digest(value: Any) -> int:
 def changed_parts(
     saved: Mapping[str, Any], restored: Mapping[str, Any], position: int | None
 ) -> list[str]:
-    """Finds what is not as it was saved.
+    """Finds the parts of a checkpoint that changed since they were saved.
 
     Args:
-        saved: Digests by part of the state; under "data" a list with one for every process.
-        restored: Items of the checkpoint, of which `train_state`, in part or whole, and
-            `ema_params` are compared.
-        position: Digest of this process's position in the data; None where it was not restored.
+        saved: Digests by part of the state; under "data" a list with the digest of every process.
+        restored: Items of the checkpoint; `train_state`, or a part of it, and `ema_params` are
+            compared if they are there.
+        position: Digest of this process's position in the data; None if it was not restored.
 
     Returns:
         Names of the parts whose digests differ.
@@ -74,7 +74,7 @@ def _digests(trees: dict[str, Any]) -> dict[str, jax.Array]:
 
 def _leaf_digest(leaf: jax.Array) -> jax.Array:
     bits = jax.lax.bitcast_convert_type(leaf, _BITS[leaf.dtype.itemsize]).astype(jnp.uint32)
-    # The position in the array, without flattening it: that would gather a split array.
+    # The position in the array, computed without flattening, which would gather a split array.
     position, stride = jnp.zeros(leaf.shape, jnp.uint32), 1
     for axis in reversed(range(leaf.ndim)):
         along = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)

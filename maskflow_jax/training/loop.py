@@ -1,9 +1,10 @@
-"""The training loop: steps, logs, validation measures, checkpoints, hooks, and how it stops.
+"""The training loop: steps, logs, validation, checkpoints and hooks.
 
-The loop stops in three ways: at `num_steps`; on SIGTERM, after saving, so that the same command
-goes on where it was; on a loss or gradient that is not finite, before such a state is saved.
+The loop ends at `num_steps`; on SIGTERM after saving, so that the same command continues from
+there; or with an error if the loss or a gradient is not finite, before such a state is saved.
 """
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
+from tqdm import tqdm
 
 from maskflow_jax.config import RunConfig
 from maskflow_jax.parallel import sharding
@@ -38,19 +40,19 @@ class NonFiniteLossError(RuntimeError):
 
 
 class Preemption:
-    """Notices SIGTERM inside a `with` block; `reached(step)` says whether to stop after a step."""
+    """Watches for SIGTERM inside a `with` block; `reached(step)` says whether to stop."""
 
     def __init__(self):
         self._signalled = False
 
     def __enter__(self) -> "Preemption":
-        """Installs the handler; with several processes jax's own service watches the signal."""
+        """Installs the handler; with several processes, a service of jax watches the signal."""
         if jax.process_count() == 1:
             self._previous = signal.signal(signal.SIGTERM, self._notice)
         return self
 
     def __exit__(self, *_) -> None:
-        """Puts the previous handler back."""
+        """Restores the previous handler."""
         if jax.process_count() == 1:
             signal.signal(signal.SIGTERM, self._previous)
 
@@ -66,15 +68,16 @@ class Preemption:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What the loop puts together.
+    """The parts of a training run that the loop combines.
 
     Attributes:
-        train_step: From `make_train_step`.
-        batches: The checkpointable iterator of token clips [B, T, H, W], this process's share.
-        evaluate: Averaged parameters -> validation scalars.
-        checkpoints: Where the run is saved.
-        writer: Where the scalars go.
-        hooks: Called as `hook(step, state)`, for previews and the like.
+        train_step: Train step from `make_train_step`.
+        batches: Checkpointable iterator of this process's share of the batches, token clips
+            [B, T, H, W].
+        evaluate: Function of the averaged parameters to validation scalars.
+        checkpoints: Checkpoints of the run.
+        writer: Writer of the scalars.
+        hooks: Functions that are called as `hook(step, state)`, such as previews.
     """
 
     train_step: Callable
@@ -91,17 +94,17 @@ def train_loop(
     """Trains from `state` to `run.num_steps`.
 
     Args:
-        parts: What the loop puts together.
-        state: The state to go on from.
+        parts: The parts of the run.
+        state: The state to continue from.
         key: The run's PRNG key.
-        run: Lengths and intervals.
-        config: The settings as JSON values, stored in every checkpoint.
+        run: Settings of lengths and intervals.
+        config: The settings as JSON values, which every checkpoint stores.
 
     Returns:
         The last state, and whether the run is finished (False after SIGTERM).
 
     Raises:
-        NonFiniteLossError: with the step and the gradient norms; the last checkpoint stays good.
+        NonFiniteLossError: with the step and the gradient norms; the last checkpoint is kept.
         CheckpointError: if a checkpoint could not be written.
         OutOfMemoryError: if a step needs more memory than the devices have.
     """
@@ -109,7 +112,6 @@ def train_loop(
     checkpoints, writer, hooks = parts.checkpoints, parts.writer, parts.hooks
     mesh = state["step"].sharding.mesh
     step = first = int(state["step"])
-    progress = _Progress(first, run.num_steps)
     metrics = None
     if step >= run.num_steps:
         logging.info(
@@ -117,13 +119,18 @@ def train_loop(
         )
         # The previous run may have stopped before its final validation, which follows the save.
         _look(step, state, evaluate, writer, hooks)
-    with Preemption() as preemption, explain_out_of_memory(_LESS_MEMORY):
+    with (
+        Preemption() as preemption,
+        explain_out_of_memory(_LESS_MEMORY),
+        contextlib.closing(_Progress(first, run.num_steps)) as progress,
+    ):
         while step < run.num_steps:
             state, next_metrics = train_step(state, key, sharding.place_batch(mesh, next(batches)))
             if metrics is not None:
-                # One step behind: the device already works on the next one while we look.
+                # One step late, so that the device already computes the next step during the check.
                 check_finite(step, metrics)
             step, metrics = step + 1, next_metrics
+            progress.advance()
             last = step == run.num_steps
             if step % run.log_every == 0 or last:
                 check_finite(step, metrics)
@@ -180,24 +187,27 @@ def validate(
 ) -> dict[str, float]:
     """Measures parameters on validation clips.
 
-    Times and masks of a clip follow from the seed and the clip's number, so results of different
-    batch sizes and numbers of processes compare.
+    The times and masks of a clip depend only on the seed and the number of the clip, so results
+    with different batch sizes and numbers of processes are comparable.
 
     Args:
-        eval_step: from `make_eval_step`.
-        params: the parameters to measure.
-        clips: batches from `eval_clips`, (tokens [B, T, H, W], numbers [B]).
-        mesh: the mesh.
-        seed: of times and masks.
+        eval_step: Validation step from `make_eval_step`.
+        params: The parameters to measure.
+        clips: Batches from `eval_clips`, (tokens [B, T, H, W], numbers [B]).
+        mesh: The mesh.
+        seed: Seed of times and masks.
 
     Returns:
         Masked cross-entropy in nats and accuracy, over all times and by time bin.
+
+    Raises:
+        ValueError: if the clips have no masked token.
     """
     total = TimeSums(0.0, 0.0, 0.0)
     key = jax.random.key(seed)
     for batch in clips:
         sums = eval_step(params, key, *sharding.place_batch(mesh, batch))
-        # In float64: float32 stops counting tokens at 2^24.
+        # In float64, because float32 cannot count beyond 2^24 tokens.
         total = jax.tree.map(lambda whole, part: whole + np.asarray(part, float), total, sums)
     if not np.sum(total.count):
         raise ValueError("there is no masked token in the validation clips to evaluate on")
@@ -216,10 +226,21 @@ def log_validation(step: int, summary: Mapping[str, float], writer: MetricWriter
 
 
 class _Progress:
-    """The progress line: loss, rate since the last line, time left."""
+    """Progress of training: a bar on a terminal, elsewhere log lines with rate and time left."""
 
     def __init__(self, first: int, num_steps: int):
         self._step, self._num_steps, self._time = first, num_steps, time.monotonic()
+        # None leaves the choice to tqdm, which shows a bar where stderr is a terminal.
+        disable = None if jax.process_index() == 0 else True
+        self._bar = tqdm(total=num_steps, initial=first, unit="step", disable=disable)
+
+    def advance(self) -> None:
+        """Counts a step."""
+        self._bar.update()
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        self._bar.close()
 
     def log(self, step: int, metrics: Mapping[str, Any], writer: MetricWriter) -> None:
         now = time.monotonic()
@@ -228,13 +249,17 @@ class _Progress:
         names = ("loss", "accuracy", "masked", "grad_norm")
         scalars = {f"train/{name}": float(metrics[name]) for name in names}
         writer.write(step, scalars | {"train/steps_per_second": rate})
+        loss, accuracy = scalars["train/loss"], 100 * scalars["train/accuracy"]
+        if not self._bar.disable:
+            self._bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1f}%")
+            return
         minutes, seconds = divmod(round((self._num_steps - step) / rate), 60)
         logging.info(
             "step %d/%d  loss %.3f  accuracy %.1f%%  %.2f steps/s  %d:%02d left",
             step,
             self._num_steps,
-            scalars["train/loss"],
-            100 * scalars["train/accuracy"],
+            loss,
+            accuracy,
             rate,
             minutes,
             seconds,

@@ -1,6 +1,6 @@
-"""Where the numbers go: `metrics.jsonl` always, others where they are installed.
+"""Writing of metrics: always to `metrics.jsonl`, to other places if they are installed.
 
-Validation results are summarised here too, from sums per time bin to means.
+Validation results are summarised here, too, from sums per time bin to means.
 """
 
 import json
@@ -25,9 +25,9 @@ class MetricWriter:
 
     Args:
         workdir: Folder of the run.
-        from_step: Step from which the run goes on. Lines of later steps, which a killed run wrote
+        from_step: Step from which the run continues. Lines of later steps, which a killed run wrote
             and this one will write again, are removed; None keeps all.
-        project: Project of Weights & Biases that scalars go to as well; empty for none.
+        project: Project of Weights & Biases to which scalars are also sent; empty for none.
         settings: Settings of the run for that project.
     """
 
@@ -73,7 +73,7 @@ class MetricWriter:
 
 
 def _drop_later_steps(path: Path, step: int) -> None:
-    """Removes the lines after a step, and a last line that was cut off."""
+    """Removes the lines after a step, and a truncated last line."""
     if not path.is_file():
         return
     kept = []
@@ -99,12 +99,15 @@ def _tensorboard_writer(workdir: Path):
             error,
         )
         return None
-    tf.config.set_visible_devices([], "GPU")  # the accelerator is jax's
+    tf.config.set_visible_devices([], "GPU")  # the accelerator is left to jax
     return metric_writers.SummaryWriter(str(workdir))
 
 
 def summarise_bins(sums: TimeSums) -> dict[str, float]:
-    """Turns sums per time bin [bins] into the validation means.
+    """Computes the validation means from sums per time bin.
+
+    Args:
+        sums: Sums over the validation clips, [bins] each.
 
     Returns:
         `cross_entropy` (nats per masked token) and `accuracy` over all bins, and the same per bin

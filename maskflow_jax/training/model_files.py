@@ -49,6 +49,16 @@ class TrainedModel:
     step: int
     directory: Path
 
+    @property
+    def shipped(self) -> bool:
+        """Whether the model is one that ships with the package."""
+        return self.directory.parent == PRETRAINED
+
+    @property
+    def name(self) -> str:
+        """Name of a shipped model, or else the path of its folder."""
+        return self.directory.name if self.shipped else str(self.directory)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelFolder:

@@ -1,9 +1,9 @@
-"""The head's loss on a mesh, as a function that jax can differentiate.
+"""The loss of the vocabulary head on a mesh, as a function that jax can differentiate.
 
-Every device finds its own counted positions and works through them at its own pace; only sums cross
-devices, once. The batch is split over `data` and `fsdp`. Over `tensor` the places of a patch are
-split, which are whole softmaxes; where they cannot be (a patch of one token), every device of that
-axis does the same.
+Every device processes the counted positions of its own samples, and only sums are exchanged, once.
+The batch is split over `data` and `fsdp`. Over `tensor` the token positions of a patch ("places")
+are split, each of which has its own softmax. Where they cannot be split (a patch of one token), all
+devices of that axis compute the same.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from maskflow_jax.parallel import sharding
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the arrays of the loss live.
+    """Placement and block size of the loss.
 
     Attributes:
-        mesh: the mesh.
-        frame_block: frames of every sample on which the head runs at one time, one place of their
-            patches after the other.
+        mesh: The mesh.
+        frame_block: Number of frames of every sample on which the head runs at one time, one place
+            of their patches after the other.
     """
 
     mesh: Mesh
@@ -34,33 +34,33 @@ class Layout:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def weighted_head_loss(layout: Layout, features, kernel, bias, targets, counted, weights):
-    """Sum of weights * cross-entropy, and the loss position by position.
+    """Computes the sum of weights * cross-entropy, and the loss of every position.
 
     Args:
-        layout: mesh and size of the blocks.
-        features: [B, T, N, D] in the compute type.
-        kernel: float32 [D, P K].
-        bias: float32 [P K].
-        targets: int32 [B, T, N, P], clean tokens in the order of the head's outputs.
-        counted: bool [B, T, N, P].
-        weights: float32 [B, T, N, P].
+        layout: Mesh and size of the blocks.
+        features: Features [B, T, N, D] in the compute type.
+        kernel: Kernel of the head, float32 [D, P K].
+        bias: Bias of the head, float32 [P K].
+        targets: Clean tokens in the order of the head's outputs, int32 [B, T, N, P].
+        counted: Positions that enter the sum, bool [B, T, N, P].
+        weights: Weight of each position, float32 [B, T, N, P].
 
     Returns:
         The sum over counted positions, float32, which can be differentiated, and `losses.HeadLoss`
-        of [B, T, N, P], which has no gradients.
+        of [B, T, N, P], which cannot.
     """
     loss, _ = _on_mesh(layout, features, kernel, bias, targets, counted, None)
     return _weighted(loss, counted, weights), loss
 
 
 def _weighted(loss, counted, weights):
-    # Not a product alone: a frame in which nothing is masked may weigh infinitely much.
+    # `where`, because the weight of a frame without masked tokens may be infinite.
     return jnp.sum(jnp.where(counted, weights * loss.cross_entropy, 0.0))
 
 
 def _forward(layout, features, kernel, bias, targets, counted, weights):
     loss, gradients = _on_mesh(layout, features, kernel, bias, targets, counted, weights)
-    # Of the features' own type, as jax wants its cotangents.
+    # jax requires cotangents of the type of the features.
     gradients = gradients._replace(features=gradients.features.astype(features.dtype))
     return (_weighted(loss, counted, weights), loss), (gradients, loss.cross_entropy)
 
@@ -108,7 +108,8 @@ def _on_mesh(layout: Layout, features, kernel, bias, targets, counted, weights):
         out_specs = (out_specs[0], None)
     else:
         arguments, in_specs = (*arguments, weights), (*in_specs, places)
-    # Loops of as many turns as a device has blocks are beyond the check of what varies over it.
+    # The check of varying values (`check_vma`) does not support loops whose length depends on the
+    # device.
     return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(
         *arguments
     )

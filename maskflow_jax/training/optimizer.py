@@ -8,7 +8,7 @@ from maskflow_jax.config import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig) -> optax.Schedule | float:
-    """Returns the learning rate as a function of the step, or a number where it is constant."""
+    """Returns the learning rate as a function of the step, or as a number if it is constant."""
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.decay_steps:
         return optax.warmup_cosine_decay_schedule(
@@ -24,7 +24,7 @@ def learning_rate(config: OptimizerConfig) -> optax.Schedule | float:
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Builds clipping, then AdamW."""
+    """Returns gradient clipping followed by AdamW."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
@@ -37,7 +37,15 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def ema_rate(config: OptimizerConfig, step: jax.Array) -> jax.Array:
-    """Weight of the newest parameters in the moving average after step `step` (from 0)."""
+    """Returns the weight of the newest parameters in the moving average.
+
+    Args:
+        config: Settings of the optimiser.
+        step: Number of the step, int scalar, from 0.
+
+    Returns:
+        float32 scalar: 1 - `ema_decay`, or with `ema_warmup` a larger weight in the first steps.
+    """
     if not config.ema_warmup:
         return jnp.asarray(1 - config.ema_decay)
     return 1 - jnp.minimum(config.ema_decay, (1 + step) / (10 + step))

@@ -1,4 +1,4 @@
-"""Released PyTorch weights as the start of a run, and a run's weights for the released code."""
+"""Imports released PyTorch weights as a new run, and exports weights for the released code."""
 
 from collections.abc import Mapping
 from pathlib import Path

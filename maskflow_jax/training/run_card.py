@@ -1,4 +1,4 @@
-"""The card of a run, for people to read: what it is, where it stands, hashes, the command."""
+"""The card of a run, a text page with its state, hashes, versions, figures and command."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def write_run_card(
     Args:
         workdir: Folder of the run.
         config: Its config.
-        state: Where it stands, such as "started at step 0".
+        state: State of the run, such as "started at step 0".
         num_parameters: Number of parameters of the network.
         num_videos: Number of training videos.
     """

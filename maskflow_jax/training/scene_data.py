@@ -10,10 +10,10 @@ from maskflow_jax.scenes.encoders import Encoder, LabelEncoder, WordEncoder
 
 
 def dataset_encoder(config: Config, videos: TokenVideos) -> Encoder:
-    """Returns what turns the labels or captions of a dataset into conditions.
+    """Returns the encoder that turns the labels or captions of a dataset into conditions.
 
     Raises:
-        FileNotFoundError: if captions should be embedded and are not.
+        FileNotFoundError: if the embeddings of the captions are missing.
         ValueError: if the dataset has no scenes, or no labels or captions.
     """
     scenes = videos.scenes
@@ -39,7 +39,7 @@ def dataset_encoder(config: Config, videos: TokenVideos) -> Encoder:
 
 
 def with_conditions(config: Config, videos: TokenVideos) -> Config:
-    """Returns a config with the identity of its encoder; as it is if it has no conditions."""
+    """Returns a config with the identity of its encoder; unchanged if it has no conditions."""
     if not config.scenes.active:
         return config
     return dataclasses.replace(config, conditions=dataset_encoder(config, videos).record)
@@ -49,7 +49,7 @@ def make_windows(config: Config, videos: TokenVideos) -> SceneWindows | None:
     """Returns the windows of scenes of a split; None for an unconditional network.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if the split has no such windows.
     """
     if not config.scenes.active:
         return None

@@ -1,4 +1,4 @@
-"""The train state: a plain dict of arrays, created in place on the devices that will hold it."""
+"""The train state: a plain dict of arrays, created on the devices that hold it."""
 
 import functools
 from collections.abc import Callable
@@ -21,19 +21,19 @@ def init_state(
     key: jax.Array,
     mesh: jax.sharding.Mesh,
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """Initialises a model and its optimiser, sharded from the first moment.
+    """Initialises a model and its optimiser with sharded arrays.
 
     Args:
-        build_model: random streams to model.
-        optimizer: the optimiser.
+        build_model: Function of random streams to a model.
+        optimizer: The optimiser.
         key: PRNG key of the initialisation.
-        mesh: the mesh.
+        mesh: The mesh.
 
     Returns:
         The model's graph definition (`nnx.merge(graphdef, params)` is the model) and the state.
     """
     init = functools.partial(_new_state, build_model, optimizer)
-    # Without out_shardings Adam's moments would come out replicated.
+    # Without out_shardings Adam's moments would be replicated.
     shardings = sharding.state_shardings(mesh, jax.eval_shape(init, key))
     return _graphdef(build_model), jax.jit(init, out_shardings=shardings)(key)
 
@@ -43,7 +43,7 @@ def abstract_state(
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """As `init_state`, but shapes, types and shardings only; nothing is allocated."""
+    """Returns the result of `init_state` as shapes, types and shardings; allocates nothing."""
     init = functools.partial(_new_state, build_model, optimizer)
     shapes = jax.eval_shape(init, jax.random.key(0))
     return _graphdef(build_model), _placed(shapes, sharding.state_shardings(mesh, shapes))
@@ -58,7 +58,7 @@ def _new_state(build_model, optimizer, key: jax.Array) -> TrainState:
     return {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
-        # A copy: donating one buffer under two names is an error.
+        # A copy, because donating one buffer twice is an error.
         "ema_params": jax.tree.map(jnp.copy, params),
         "opt_state": optimizer.init(params),
     }
@@ -73,7 +73,7 @@ def _placed(shapes: Any, shardings: Any) -> Any:
 
 
 def abstract_params(build_model: Callable[[nnx.Rngs], nnx.Module], mesh: jax.sharding.Mesh) -> dict:
-    """The shapes, types and shardings of a model's parameters; nothing is allocated."""
+    """Returns the shapes, types and shardings of a model's parameters; allocates nothing."""
     shapes = nnx.eval_shape(lambda: nnx.to_pure_dict(nnx.state(build_model(nnx.Rngs(0)))))
     return _placed(shapes, sharding.state_shardings(mesh, shapes))
 
@@ -86,14 +86,14 @@ def state_from_weights(
     *,
     step: int = 0,
 ) -> TrainState:
-    """Makes a state of given weights with a fresh optimiser.
+    """Returns a state of given weights with a new state of the optimiser.
 
     Args:
-        params: parameters, arrays of any kind.
-        ema_params: averaged parameters.
-        optimizer: the optimiser.
-        mesh: the mesh.
-        step: optimiser steps that the weights are said to have seen.
+        params: Parameters, arrays of any kind.
+        ema_params: Averaged parameters.
+        optimizer: The optimiser.
+        mesh: The mesh.
+        step: Number of steps after which the weights are recorded.
     """
 
     def place(tree):
@@ -110,5 +110,5 @@ def state_from_weights(
 
 
 def parameter_count(params: dict) -> int:
-    """Number of trainable scalars."""
+    """Returns the number of trainable scalars."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

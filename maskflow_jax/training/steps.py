@@ -1,4 +1,4 @@
-"""The train step (Algorithm 1) and the validation measure, as pure jitted functions."""
+"""The train step (Algorithm 1) and the validation step, as pure jitted functions."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ from maskflow_jax.training.state import TrainState
 TIME_BINS = 10
 
 Batch = jax.Array | SceneClips
-"""Tokens [B, T, H, W], with their conditions where the network has any."""
+"""Tokens [B, T, H, W], with their conditions if the network has any."""
 
 TrainStep = Callable[[TrainState, jax.Array, Batch], tuple[TrainState, dict[str, Any]]]
 """(state, the run's key, batch) -> (state, metrics)."""
@@ -32,19 +32,19 @@ TrainStep = Callable[[TrainState, jax.Array, Batch], tuple[TrainState, dict[str,
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flow:
-    """What the network is trained on.
+    """The training objective: corruption, loss weights and normalisation.
 
     Attributes:
-        schedule: the noise schedule.
-        frame_times: draws training times, (key, B, T) -> [B, T].
-        weigh: loss weight of each frame, times [B, T] -> [B, T].
-        mask_id: the mask token K.
-        mask_ce: whether only masked positions enter the loss.
-        mean_over: what the loss is divided by: the number of "masked" positions, which is random,
-            or of "all" positions, as a likelihood bound needs (`weighting.elbo`).
-        frame_block: frames of every sample on which the head runs at one time.
-        context_probability: share of the clips with scenes of which all but the last are clean.
-        drop_probability: share of them whose conditions are dropped.
+        schedule: The noise schedule.
+        frame_times: Function that draws training times, (key, B, T) -> [B, T].
+        weigh: Function of times [B, T] to loss weights [B, T].
+        mask_id: The mask token K.
+        mask_ce: Whether only masked positions enter the loss.
+        mean_over: Divisor of the loss: the number of "masked" positions, which is random, or of
+            "all" positions, as a likelihood bound needs (`weighting.elbo`).
+        frame_block: Number of frames of every sample on which the head runs at one time.
+        context_probability: Share of the clips with scenes in which all but the last are clean.
+        drop_probability: Share of the clips with scenes whose conditions are dropped.
     """
 
     schedule: Schedule
@@ -62,9 +62,9 @@ class TimeSums(NamedTuple):
     """Validation sums over the tokens of the frames in a bin of time, float32 [TIME_BINS].
 
     Attributes:
-        cross_entropy: in nats.
-        count: masked tokens.
-        correct: those predicted correctly.
+        cross_entropy: Sum of the cross-entropy in nats.
+        count: Number of masked tokens.
+        correct: Number of masked tokens that are predicted correctly.
     """
 
     cross_entropy: jax.Array
@@ -77,14 +77,14 @@ EvalStep = Callable[[dict, jax.Array, Batch, jax.Array], TimeSums]
 
 
 class Corrupted(NamedTuple):
-    """Clips as the network is shown them, and what it is to predict.
+    """Corrupted clips, the input of the network, with their clean tokens.
 
     Attributes:
-        tokens: clean tokens int32 [B, T, H, W].
-        times: [B, T].
-        xt: corrupted tokens [B, T, H, W].
-        masked: bool [B, T, H, W].
-        scenes: conditions, or None.
+        tokens: Clean tokens int32 [B, T, H, W].
+        times: Frame times float32 [B, T].
+        xt: Corrupted tokens int32 [B, T, H, W].
+        masked: Masked positions, bool [B, T, H, W].
+        scenes: Conditions, or None.
     """
 
     tokens: jax.Array
@@ -95,7 +95,17 @@ class Corrupted(NamedTuple):
 
 
 def corrupt(flow: Flow, key: jax.Array, batch: Batch, times: jax.Array) -> Corrupted:
-    """Masks clean tokens [B, T, H, W] to their times [B, T]."""
+    """Masks tokens with the probability that belongs to the time of their frame.
+
+    Args:
+        flow: The objective.
+        key: PRNG key.
+        batch: Clean tokens int [B, T, H, W], with conditions or without.
+        times: Frame times float [B, T].
+
+    Returns:
+        The corrupted clips.
+    """
     tokens, scenes = _parts(batch)
     tokens = tokens.astype(jnp.int32)
     xt = mask_tokens(key, tokens, flow.schedule.kappa(times), flow.mask_id)
@@ -103,7 +113,16 @@ def corrupt(flow: Flow, key: jax.Array, batch: Batch, times: jax.Array) -> Corru
 
 
 def draw_clips(flow: Flow, key: jax.Array, batch: Batch) -> Corrupted:
-    """Draws the times of training and masks a batch to them."""
+    """Draws training times for a batch and masks it accordingly.
+
+    Args:
+        flow: The objective.
+        key: PRNG key.
+        batch: Clean tokens int [B, T, H, W], with conditions or without.
+
+    Returns:
+        The corrupted clips.
+    """
     time_key, mask_key = jax.random.split(key)
     tokens, scenes = _parts(batch)
     times = flow.frame_times(time_key, *tokens.shape[:2])
@@ -118,13 +137,13 @@ def draw_scenes(
     """Makes the scenes before the last one clean in some clips, and drops conditions in others.
 
     Args:
-        flow: with both probabilities.
+        flow: The objective, with both probabilities.
         key: PRNG key.
-        times: drawn times [B, T].
-        scenes: the conditions.
+        times: Drawn times [B, T].
+        scenes: The conditions.
 
     Returns:
-        Times and conditions of training.
+        The changed times [B, T] and conditions.
 
     Source: Qi et al., Mask^2DiT, arXiv 2503.19881, section 3.3.
     """
@@ -145,18 +164,19 @@ def clip_loss(
     counted: jax.Array,
     weights: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The loss of a model on corrupted clips.
+    """Computes the loss of a model on corrupted clips.
 
     Args:
-        model: with `features`, `to_patches` and a linear `head`, as `Latte`.
-        layout: of the head's loss.
-        clips: the clips.
-        counted: bool [B, T, H, W], the positions that are predicted.
-        weights: float32 [B, T] of the frames.
+        model: Network with `features`, `to_patches` and a linear `head`, such as `Latte`.
+        layout: Layout of the head's loss.
+        clips: The clips.
+        counted: Positions that enter the loss, bool [B, T, H, W].
+        weights: Loss weights of the frames, float32 [B, T].
 
     Returns:
-        The sum of weights * cross-entropy over counted positions, and per frame [B, T] the sums of
-        cross-entropy and of correct predictions.
+        The sum of weights * cross-entropy over counted positions; the sum of the cross-entropy over
+        the counted positions of each frame, [B, T]; and the number of correct predictions among
+        its counted, masked positions, [B, T].
     """
     conditions = {} if clips.scenes is None else {"scenes": clips.scenes}
     features = model.features(clips.xt, clips.times, **conditions)
@@ -184,16 +204,16 @@ def make_train_step(
     """Builds the train step.
 
     Args:
-        graphdef: graph definition of the model.
-        flow: what it is trained on.
-        optimizer: the optimiser of `config`.
-        config: for the moving average.
-        state: a state, for the shardings that the step keeps.
+        graphdef: Graph definition of the model.
+        flow: The objective.
+        optimizer: The optimiser of `config`.
+        config: Settings of the moving average and of micro-batches.
+        state: A state with the shardings that the step keeps.
 
     Returns:
-        `train_step(state, key, batch) -> (state, metrics)`, jitted, the state donated; the step's
-        key is folded from the run's `key` and the step number. Metrics are float32 scalars: `loss`,
-        `accuracy`, `masked` (share of masked tokens), `grad_norm`, and a dict `grad_norms`.
+        `train_step(state, key, batch) -> (state, metrics)`, jitted, with a donated state. The key
+        of a step is folded from the run's `key` and the step number. Metrics are float32 scalars
+        (`masked` is the share of masked tokens) and a dict `grad_norms` by part of the model.
     """
     mesh = state["step"].sharding.mesh
     layout = Layout(mesh, flow.frame_block)
@@ -205,7 +225,7 @@ def make_train_step(
         return loss, jnp.sum(correct)
 
     def gradients(params, key, batch):
-        """All random numbers are drawn for the whole batch: parts do not change the result."""
+        """Draws all random numbers for the whole batch, so micro-batches do not change them."""
         clips = draw_clips(flow, key, batch)
         masked = jnp.sum(clips.masked, dtype=jnp.float32)
         masked_only = flow.mask_ce and flow.mean_over == "masked"
@@ -238,7 +258,7 @@ def make_train_step(
         }
         return new_state, metrics
 
-    # Pinned, so that the second step meets the arrangement that the first was compiled for.
+    # Fixed, so that the second step gets the shardings that the first was compiled for.
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
         train_step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh))
@@ -246,13 +266,13 @@ def make_train_step(
 
 
 def accumulate(grad_fn: Callable, params: dict, batch: Any, *, num_parts: int) -> Any:
-    """Adds up what a function returns for the parts of a batch, one after the other.
+    """Sums the results of a function over the parts of a batch, one part after the other.
 
     Args:
-        grad_fn: (params, *part) -> pytree of arrays.
-        params: parameters.
-        batch: tuple of pytrees of arrays [B, ...].
-        num_parts: divides B.
+        grad_fn: Function (params, *part) -> pytree of arrays.
+        params: Parameters.
+        batch: Tuple of pytrees of arrays [B, ...].
+        num_parts: Number of parts, which divides B.
 
     Returns:
         The sum over all parts.
@@ -268,7 +288,7 @@ def accumulate(grad_fn: Callable, params: dict, batch: Any, *, num_parts: int) -
             f"a batch of {size} cannot be cut into {num_parts} equal parts; choose "
             "optimizer.micro_batches so that it divides data.batch_size"
         )
-    # Part i takes every num_parts-th sample: each device keeps the samples it has.
+    # Part i consists of every num_parts-th sample, so that samples stay on their devices.
     parts = jax.tree.map(lambda a: einops.rearrange(a, "(b p) ... -> p b ...", p=num_parts), batch)
 
     def add(total, part):
@@ -280,19 +300,19 @@ def accumulate(grad_fn: Callable, params: dict, batch: Any, *, num_parts: int) -
 
 
 def make_eval_step(graphdef: nnx.GraphDef, flow: Flow, mesh: jax.sharding.Mesh) -> EvalStep:
-    """Builds the validation measure: plain masked cross-entropy at times spread over (0, 1).
+    """Builds the validation step: unweighted masked cross-entropy at uniformly drawn times.
 
     Args:
-        graphdef: graph definition of the model.
-        flow: gives schedule and mask.
-        mesh: the mesh.
+        graphdef: Graph definition of the model.
+        flow: The objective, of which the noise schedule and the mask token are used.
+        mesh: The mesh.
 
     Returns:
-        `eval_step(params, key, batch, numbers) -> sums`, jitted: for every one of `TIME_BINS`
-        equal bins of the frame's time, the summed cross-entropy, correct predictions and masked
-        tokens, as `TimeSums`. `numbers` [B] are the clips' numbers in the split: they decide a
-        clip's times and masks, whatever batch it is in, and negative ones do not count. Times are
-        drawn per frame, whatever the model was trained on, so that runs compare.
+        `eval_step(params, key, batch, numbers) -> sums`, jitted. The sums are `TimeSums` over
+        `TIME_BINS` equal bins of the frame time. `numbers` [B] are the numbers of the clips in the
+        split; they determine the times and masks of a clip in any batch, and clips with negative
+        numbers are left out. Times are drawn for each frame independently, even if the model was
+        trained otherwise, so that runs are comparable.
     """
     layout = Layout(mesh, flow.frame_block)
 

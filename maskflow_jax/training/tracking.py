@@ -1,8 +1,9 @@
-"""Weights & Biases as a further place for metrics: an extra, offline unless told otherwise.
+"""Metrics to Weights & Biases, an optional extra, which is offline by default.
 
-Nothing here stops a run. Where the package is missing or fails, a warning says so, and the metrics
-go on to `metrics.jsonl`. The environment variable WANDB_MODE decides as the package documents it;
-without it nothing is sent, and `wandb sync` sends it later.
+Errors here do not stop a run: if the package is missing or fails, a warning is logged, and the
+metrics are still written to `metrics.jsonl`. The environment variable WANDB_MODE has the meaning
+that the package documents. Without it the metrics are stored locally, and `wandb sync` sends them
+later.
 """
 
 import os
@@ -15,14 +16,14 @@ from absl import logging
 
 from maskflow_jax.io.files import write_text
 
-_ID = "wandb_id"  # file that makes a restarted run the same one
+_ID = "wandb_id"  # file with the id of the run, which a restarted run uses again
 
 
 class Tracker:
-    """Sends the metrics of a run to Weights & Biases, until something fails.
+    """Sends the metrics of a run to Weights & Biases until an error occurs.
 
     Args:
-        project: Name of the project; nothing is sent where it is empty.
+        project: Name of the project; nothing is sent if it is empty.
         workdir: Folder of the run.
         settings: Settings of the run, JSON values.
     """
@@ -53,11 +54,11 @@ class Tracker:
             logging.warning("nothing goes to Weights & Biases: %s", error)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Passes scalars on."""
+        """Sends scalars at a step."""
         self._try(lambda run: run.log(dict(scalars), step=step))
 
     def close(self) -> None:
-        """Ends the run there."""
+        """Ends the run of the project."""
         self._try(lambda run: run.finish())
         self._run = None
 

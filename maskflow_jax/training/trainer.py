@@ -16,6 +16,7 @@ from maskflow_jax.config import Config, TokenizerRecord
 from maskflow_jax.config_files import read_config, to_dict
 from maskflow_jax.data.dataset import TokenVideos, read_token_dataset
 from maskflow_jax.data.pipeline import clip_batches, eval_clips
+from maskflow_jax.io.files import differences
 from maskflow_jax.models.attention import check_devices
 from maskflow_jax.parallel import sharding
 from maskflow_jax.training.building import make_flow, model_builder
@@ -34,14 +35,14 @@ from maskflow_jax.training.workdir import claim_workdir
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run that is about to train, as hooks see it.
+    """A run, with the parts that hooks use.
 
     Attributes:
         config: The config, with its tokenizer.
         workdir: Folder of the run.
         graphdef: Graph definition of the network.
         validation: The validation videos.
-        writer: Where scalars and videos are written.
+        writer: Writer of scalars and videos.
     """
 
     config: Config
@@ -52,7 +53,7 @@ class Run:
 
 
 HookFactory = Callable[[Run], Hook]
-"""Makes a hook, `hook(step, state)`, for a run; called before the first step."""
+"""Function that makes the hook `hook(step, state)` of a run; called before the first step."""
 
 
 def train(
@@ -70,7 +71,8 @@ def train(
 
     Raises:
         FileNotFoundError: if the dataset or the model of `run.initial_weights` is missing.
-        ValueError: if settings are wrong or do not go together, or the folder is another config's.
+        ValueError: if settings are invalid or contradict each other, or the folder belongs to
+            another config.
         NonFiniteLossError: if training diverged.
         CheckpointError: if a checkpoint could not be written, or none of them can be read.
     """
@@ -86,12 +88,12 @@ def train(
     check_initial_weights(config, workdir)
     claim_workdir(workdir, config)
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
-    # Closed on errors too: a checkpoint that is being written is finished.
+    # Also closed after errors, so that a checkpoint in progress is completed.
     with (
         contextlib.closing(batches),
         contextlib.closing(Checkpoints(workdir, keep=config.run.keep_checkpoints)) as checkpoints,
     ):
-        # Into an abstract state: a fresh state beside the restored one would take twice the memory.
+        # Restored into an abstract state: a second, initialised state would take twice the memory.
         state = checkpoints.restore(abstract, batches)
         if state is None:
             state = first_state(config, build, optimizer, init_key, mesh)
@@ -130,7 +132,7 @@ def prepare(
 
     Raises:
         FileNotFoundError: if the dataset is missing.
-        ValueError: if settings are wrong, or the dataset was made from something else.
+        ValueError: if settings are invalid, or the dataset was made with other settings.
     """
     if not isinstance(config, Config):
         config = read_config(config)
@@ -146,7 +148,7 @@ def prepare(
 
 
 def with_tokenizer(config: Config, identity: Mapping[str, Any]) -> Config:
-    """Returns a config with the identity of the tokenizer that made its data."""
+    """Returns a config with the identity of the tokenizer of its dataset."""
     known = {field.name for field in dataclasses.fields(TokenizerRecord)}
     values = {name: value for name, value in identity.items() if name in known}
     record = TokenizerRecord(**{**values, "grid": tuple(values["grid"])})
@@ -154,10 +156,10 @@ def with_tokenizer(config: Config, identity: Mapping[str, Any]) -> Config:
 
 
 def check_batch(config: Config, mesh: jax.sharding.Mesh) -> None:
-    """Checks that a batch can be cut into parts and each part split over the devices.
+    """Checks that a batch divides into micro-batches and each of these over the devices.
 
     Raises:
-        ValueError: if it cannot.
+        ValueError: if it does not.
     """
     batch_size, parts = config.data.batch_size, config.optimizer.micro_batches
     ways = math.prod(mesh.shape[axis] for axis in sharding.BATCH[0])
@@ -182,7 +184,7 @@ def _open_clips(
     order = {"seed": config.seed, "num_workers": config.data.num_workers}
     batches = clip_batches(videos, windows=make_windows(config, videos), **order, **clips)
     clips["windows"] = make_windows(config, validation)
-    eval_clips(validation, **clips)  # its errors should not wait for the first validation
+    eval_clips(validation, **clips)  # raises its errors before the first validation
     return batches, clips
 
 
@@ -193,7 +195,7 @@ def _metric_writer(workdir: Path, config: Config, from_step: int) -> MetricWrite
 
 
 def _announce(workdir: Path, config: Config, state: dict, num_videos: int) -> dict[str, int]:
-    """Logs what begins and writes it on the run's card; the sizes for the card at the end."""
+    """Logs the start of the run and writes its card; returns the sizes for the final card."""
     sizes = {"num_parameters": parameter_count(state["params"]), "num_videos": num_videos}
     logging.info(
         "%.1f M parameters on %d x %s, %d training videos, tokenizer %s",
@@ -209,7 +211,7 @@ def _announce(workdir: Path, config: Config, state: dict, num_videos: int) -> di
 
 
 def _conclude(workdir: Path, config: Config, step: int, sizes: dict[str, int]) -> None:
-    """Draws the curves of a finished run and writes the run's card anew."""
+    """Draws the curves of a finished run and writes its final card."""
     wanted = config.run.num_steps
     if step >= wanted and jax.process_index() == 0:
         write_curves(workdir)
@@ -218,19 +220,16 @@ def _conclude(workdir: Path, config: Config, step: int, sizes: dict[str, int]) -
 
 
 def _check_source(directory: str, made_from: Mapping, asked_for: Mapping) -> None:
-    """Raises ValueError if a dataset says that it was made from something else than the config.
+    """Raises ValueError if the settings of a dataset's source differ from those of the config.
 
-    A config lists what matters to it; of an imported dataset that may be the frame rate alone.
+    Only the settings that the config states are compared.
     """
-    # As JSON gives them back: a dataset's record has lists where a config has tuples.
+    # Converted by JSON, because a dataset's record has lists where a config has tuples.
     asked_for = json.loads(json.dumps(dict(asked_for)))
-    differences = [
-        f"{name} is {made_from.get(name)!r} there and {asked_for.get(name)!r} in data.source"
-        for name in sorted(asked_for)
-        if made_from.get(name) != asked_for.get(name)
-    ]
-    if made_from and differences:
+    there = {name: made_from.get(name) for name in asked_for}
+    changed = differences(there, asked_for, "{} is {} there and {} in data.source")
+    if made_from and changed:
         raise ValueError(
-            f"the dataset in {directory} was made with other settings: {'; '.join(differences)}; "
+            f"the dataset in {directory} was made with other settings: {'; '.join(changed)}; "
             "set data.source to its settings, or make the dataset again"
         )

@@ -1,4 +1,4 @@
-"""The folder of a run: which config it belongs to, and how it is read."""
+"""The folder of a run: its config is written, compared and read here."""
 
 import json
 from pathlib import Path
@@ -11,16 +11,17 @@ from maskflow_jax.io.files import write_text
 
 
 def claim_workdir(workdir: Path, config: Config) -> None:
-    """Makes a folder this config's, or checks that it already is.
+    """Writes the config into the folder of a run, or checks that the folder belongs to it.
 
-    A folder without a checkpoint is free: its config may have been corrected after it failed.
+    A folder without a checkpoint may be used by any config, for instance by one that was corrected
+    after an error.
 
     Args:
         workdir: Folder of the run, created if missing.
         config: The config. Settings that are marked as free may differ.
 
     Raises:
-        ValueError: naming every setting that differs, if the folder belongs to another config.
+        ValueError: with every setting that differs, if the folder belongs to another config.
         NotADirectoryError: if the path is a file.
         OSError: if the folder cannot be written.
     """
@@ -53,7 +54,7 @@ def read_workdir_config(workdir: Path) -> Config:
     """Reads the config of a run or of an exported model.
 
     Raises:
-        FileNotFoundError: if the folder is not a run's.
+        FileNotFoundError: if the folder is not that of a run or a model.
         ValueError: if the file is damaged, or an earlier version of this package wrote it.
     """
     path = Path(workdir) / "config.json"

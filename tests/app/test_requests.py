@@ -13,9 +13,10 @@ from maskflow_jax.app import fields, request
 from maskflow_jax.app.actions import Actions
 from maskflow_jax.app.models import Models, shipped_names
 from maskflow_jax.app.request import Request, python_code
-from maskflow_jax.app.sampling import digest, prepare, sample, write_files
+from maskflow_jax.app.sampling import prepare, sample, write_files
 from maskflow_jax.generation import unmasking
 from maskflow_jax.io import video_files
+from maskflow_jax.io.files import sha256_of_tokens
 
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
@@ -131,7 +132,7 @@ def test_the_copied_code_makes_the_same_tokens(name, ask, models, tmp_path, monk
     assert job.complete
     np.testing.assert_array_equal(last.frames, job.videos.frames[0])
     assert last.evaluations == job.generation.nfe
-    code = python_code(generator, asked, job.real, digest=digest(job.videos))
+    code = python_code(generator, asked, job.real, digest=sha256_of_tokens(job.videos.tokens))
     again = run(code, tmp_path, monkeypatch, capsys)
     np.testing.assert_array_equal(again.tokens, job.videos.tokens)
     np.testing.assert_array_equal(again.known, job.videos.known)
@@ -149,7 +150,7 @@ def test_a_long_uploaded_context_is_taken_from_the_file_of_tokens(
     job = prepare(generator, asked)
     list(sample(generator, job))
     monkeypatch.setattr(request, "MAX_EMBEDDED", 10)
-    code = python_code(generator, asked, job.real, digest=digest(job.videos))
+    code = python_code(generator, asked, job.real, digest=sha256_of_tokens(job.videos.tokens))
     file = Path(write_files(job.videos, tmp_path)["npz"])
     assert file.name in code
     shutil.copy(file, tmp_path)

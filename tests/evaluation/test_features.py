@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskflow_jax.evaluation.features import FeatureExtractor, FeatureNetwork, key_of
+from maskflow_jax.evaluation.features import FeatureExtractor, FeatureNetwork
 
 NETWORK = FeatureNetwork(
     name="means",
@@ -65,12 +65,6 @@ def test_an_interrupted_extraction_goes_on(tmp_path, monkeypatch):
     assert starts == [4]  # all are there
     extractor.extract(rest, 11, keep=keep, key="other")
     assert starts == [4, 0]
-
-
-def test_a_key_is_of_everything():
-    keys = {key_of(a=1, b=[2]), key_of(a=1, b=[3]), key_of(a=1), key_of(a=1, b=[2], c=None)}
-    assert len(keys) == 4
-    assert key_of(a=1, b=2) == key_of(b=2, a=1)
 
 
 @pytest.mark.parametrize(

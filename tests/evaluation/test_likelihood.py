@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from distributions import quick_jit
+from distributions import make_schedule, quick_jit
 from flax import nnx
 from tiny import TOKENIZER, quick_compilation, random_params, tiny_config
 
 from maskflow_jax.evaluation.likelihood import bits_per_token, context_cross_entropy
-from maskflow_jax.flow.schedules import make_schedule
 from maskflow_jax.generation.cache_costs import as_markdown, compare
 from maskflow_jax.models.latte import Latte, LatteConfig
 from maskflow_jax.training.building import model_builder

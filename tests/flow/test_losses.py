@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from distributions import make_schedule
 
 from maskflow_jax.flow.losses import head_loss
-from maskflow_jax.flow.schedules import make_schedule
 from maskflow_jax.flow.weighting import none, snr
 
 REFERENCE = np.load(Path(__file__).parents[1] / "reference" / "training_loss.npz")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributions import make_schedule
 
-from maskflow_jax.flow.schedules import SCHEDULES, make_schedule
+from maskflow_jax.flow.schedules import SCHEDULES
 from maskflow_jax.flow.weighting import WEIGHTINGS, elbo, none, snr
 
 REFERENCE = np.load(Path(__file__).parents[1] / "reference" / "loss_weights.npz")

@@ -1,5 +1,6 @@
 """The model that ships: size, validation figure on mazes of its own, legal motion in rollouts."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from maskflow_jax.data.sources.maze import MazeSettings, maze_videos
 from maskflow_jax.evaluation.motion_reader import MotionReader
+from maskflow_jax.generation.sample_folder import default_folder
 from maskflow_jax.generator import VideoGenerator
 from maskflow_jax.parallel import sharding
 from maskflow_jax.training.building import make_flow
@@ -17,6 +19,7 @@ from maskflow_jax.training.model_files import PRETRAINED
 from maskflow_jax.training.steps import make_eval_step
 
 WINDOW = 16
+pytestmark = pytest.mark.usefixtures("full_optimisation")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,14 @@ def test_folder_is_small_and_says_what_it_holds():
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 16e6
     directory = json.loads((folder / "config.json").read_text())["data"]["directory"]
     assert not Path(directory).is_absolute()
+
+
+def test_it_is_known_by_its_name_and_nothing_is_written_into_the_package(generator, tmp_path):
+    assert repr(generator).startswith("VideoGenerator('maze', step ")
+    assert default_folder(generator.model) == Path("samples/maze")
+    other = dataclasses.replace(generator.model, directory=tmp_path)
+    assert other.name == str(tmp_path)
+    assert default_folder(other) == tmp_path / "samples"
 
 
 def test_validation_figure_holds_on_other_mazes(generator, mazes):

@@ -117,3 +117,17 @@ def test_differences_have_dotted_names():
         "g was absent and is 'x'",
     ]
     assert files.differences(before, before) == []
+
+
+def test_a_digest_of_json_is_of_every_value_and_of_no_order():
+    values = ({"a": 1, "b": [2]}, {"a": 1, "b": [3]}, {"a": 1}, {"a": 1, "b": [2], "c": None})
+    assert len({files.sha256_of_json(value) for value in values}) == 4
+    assert files.sha256_of_json({"a": 1, "b": 2}) == files.sha256_of_json({"b": 2, "a": 1})
+
+
+def test_a_digest_of_tokens_is_of_their_values_whatever_their_type_and_layout():
+    tokens = np.arange(6).reshape(2, 3)
+    known = hashlib.sha256(b"".join(bytes([i, 0, 0, 0]) for i in range(6))).hexdigest()
+    same = (tokens.astype(np.uint16), tokens.astype(">i4"), np.asfortranarray(tokens))
+    assert {files.sha256_of_tokens(each) for each in same} == {known}
+    assert files.sha256_of_tokens(tokens[::-1]) != known

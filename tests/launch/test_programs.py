@@ -33,8 +33,9 @@ def run_sample(run, out, *arguments):
         with tiny.quick_compilation():
             sample.main(None)
     finally:
-        for name in flags.FLAGS.flags_by_module_dict()["launch.sample"]:
-            name.unparse()
+        for module in ("launch.sample", "launch.places"):
+            for name in flags.FLAGS.flags_by_module_dict()[module]:
+                name.unparse()
     return np.load(out / "sample_00000.npz")
 
 

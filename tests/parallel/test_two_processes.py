@@ -162,7 +162,7 @@ def run_sample(workdir, out, *changes):
     try:
         sample.main(None)
     finally:
-        for module in ("launch.sample", "launch.distributed"):
+        for module in ("launch.sample", "launch.distributed", "launch.places"):
             for name in flags.FLAGS.flags_by_module_dict()[module]:
                 name.unparse()
 

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from distributions import make_schedule
 from flax import nnx
 
-from maskflow_jax.flow.schedules import make_schedule
 from maskflow_jax.profiling import published
 from maskflow_jax.training.objective import Layout
 from maskflow_jax.training.steps import clip_loss, corrupt

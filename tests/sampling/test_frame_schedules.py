@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributions import make_schedule
 
-from maskflow_jax.flow.schedules import SCHEDULES, make_schedule
+from maskflow_jax.flow.schedules import SCHEDULES
 from maskflow_jax.sampling.frame_schedules import (
     between,
     full_sequence,

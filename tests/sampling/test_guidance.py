@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from distributions import (
     Functions,
+    make_schedule,
     proposer,
     quick_jit,
     sample_keys,
@@ -12,7 +13,6 @@ from distributions import (
     window_sampler,
 )
 
-from maskflow_jax.flow.schedules import make_schedule
 from maskflow_jax.sampling.guidance import EVALUATIONS, Guidance
 from maskflow_jax.sampling.proposal import Decoding
 from maskflow_jax.sampling.types import WindowTokens

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from distributions import quick_jit, random_tokens, sample_keys
+from distributions import make_schedule, quick_jit, random_tokens, sample_keys
 
-from maskflow_jax.flow.schedules import make_schedule
 from maskflow_jax.sampling.frame_schedules import full_sequence
 from maskflow_jax.sampling.plans import EndlessPlan, RolloutPlan
 from maskflow_jax.sampling.rollout import rollout

@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from distributions import Functions, quick_jit, window_sampler
+from distributions import Functions, make_schedule, quick_jit, window_sampler
 
-from maskflow_jax.flow.schedules import make_schedule
 from maskflow_jax.sampling.guidance import Guidance
 from maskflow_jax.sampling.samplers import FM, MGM, SAMPLERS, Pyramid
-from maskflow_jax.sampling.samplers.rolling import STAGES
 from maskflow_jax.sampling.types import RolloutRequest, WindowShape, WindowTokens
 
 K, FRAMES, SIDE, CONTEXT = 5, 4, 3, 1
@@ -33,7 +31,7 @@ def sample(name: str, context_frames: int = CONTEXT, seed: int = 0, **settings):
     known = jnp.broadcast_to(jnp.arange(FRAMES)[:, None, None] < context_frames, tokens.shape)
     keys = jax.random.split(jax.random.key(seed), 2)
     tokens = jnp.where(known, tokens, K)
-    for stage in STAGES if name == "rolling" else ("chunk",):
+    for stage in ("start", "shift", "finish") if name == "rolling" else ("chunk",):
         tokens, reveal_step = quick_jit(
             lambda keys, tokens, known, stage=stage: sampler(
                 Functions(features, logits, K),

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from distributions import quick_jit, sample_keys, step_at
+from distributions import make_schedule, quick_jit, sample_keys, step_at
 
-from maskflow_jax.flow.schedules import SCHEDULES, make_schedule
+from maskflow_jax.flow.schedules import SCHEDULES
 from maskflow_jax.sampling.frame_schedules import full_sequence
 from maskflow_jax.sampling.samplers import FM
 from maskflow_jax.sampling.types import Proposal, WindowTokens

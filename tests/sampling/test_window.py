@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from distributions import quick_jit, random_tokens, sample_keys
+from distributions import make_schedule, quick_jit, random_tokens, sample_keys
 
-from maskflow_jax.flow.schedules import make_schedule
 from maskflow_jax.sampling.frame_schedules import full_sequence
 from maskflow_jax.sampling.samplers import FM, MGM
 from maskflow_jax.sampling.types import Proposal, WindowTokens

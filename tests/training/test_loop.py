@@ -1,5 +1,6 @@
 """The loop: when it looks, saves and stops, with a step that is plain arithmetic."""
 
+import io
 import math
 import os
 import signal
@@ -109,6 +110,21 @@ def test_a_finished_run_does_nothing_and_says_so(tmp_path, world, caplog):
     assert "nothing left to train" in caplog.text
     state, _ = again.run(num_steps=5)
     assert state["step"] == 5
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stderr", [Terminal, io.StringIO])
+def test_a_terminal_shows_a_bar_and_a_file_gets_lines(tmp_path, world, caplog, monkeypatch, stderr):
+    caplog.set_level("INFO", logger="absl")
+    monkeypatch.setattr("sys.stderr", shown := stderr())
+    Loop(tmp_path, world).run(num_steps=3)
+    bar, lines = "3/3" in shown.getvalue(), "step 3/3  loss 0.333" in caplog.text
+    assert (bar, lines) == ((True, False) if stderr is Terminal else (False, True))
+    assert ("loss 0.333" in shown.getvalue()) == bar
 
 
 @pytest.mark.parametrize("which", ["bad", "norm_bad"])

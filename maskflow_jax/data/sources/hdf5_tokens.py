@@ -7,7 +7,6 @@ time: once to check them all, once to write them.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from maskflow_jax.data.splits import choose_splits
 from maskflow_jax.data.token_builder import Video
+from maskflow_jax.io.files import sha256_of_tokens
 
 ENDS = ("inclusive", "exclusive")
 
@@ -136,7 +136,7 @@ def read_token_file(
         digests, bad_tokens = {}, {}
         for index in tqdm(np.flatnonzero(inside), f"checking {path.name}", unit="video"):
             tokens = _read(path, file, ranges[index])
-            digests[index] = hashlib.sha256(tokens.astype("<i4").tobytes()).hexdigest()
+            digests[index] = sha256_of_tokens(tokens)
             if tokens.min() < 0 or tokens.max() >= tokenizer["codebook_size"]:
                 bad_tokens[index] = f"{tokens.min()} to {tokens.max()}"
     last = tokenizer["codebook_size"] - 1

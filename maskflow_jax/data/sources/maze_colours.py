@@ -55,11 +55,6 @@ def palette() -> np.ndarray:
     return colours
 
 
-def wall_rgb() -> np.ndarray:
-    """The brightest shade of every wall colour, uint8 [colours, 3]."""
-    return np.array([_RGB[name] for name in WALL_COLOURS], np.uint8)
-
-
 def palette_of_walls() -> np.ndarray:
     """All shades of every wall colour, bright to dark, uint8 [colours, shades, 3]."""
     first = [_index(name, 0) for name in WALL_COLOURS]

@@ -65,19 +65,6 @@ def pack_lumps(lumps: Iterable[tuple[str, bytes]]) -> bytes:
     return b"".join([header, *contents, *directory])
 
 
-def read_lumps(wad: bytes) -> list[tuple[str, bytes]]:
-    """Takes a PWAD apart into named lumps, in their order.
-
-    Raises:
-        ValueError: If the bytes are no PWAD.
-    """
-    magic, count, place = struct.unpack_from(_HEADER, wad)
-    if magic != b"PWAD":
-        raise ValueError(f"not a PWAD: it begins with {magic!r}; pass what maze_wad returned")
-    entries = struct.iter_unpack(_ENTRY, wad[place : place + count * struct.calcsize(_ENTRY)])
-    return [(name.rstrip(b"\0").decode(), wad[at : at + size]) for at, size, name in entries]
-
-
 def map_text(maze: MazeMap, light: int) -> str:
     """The TEXTMAP lump of a maze."""
     vertices: dict[tuple[int, int], int] = {}

@@ -9,11 +9,12 @@ step t -> s a masked token is therefore revealed with probability
     euler     min(1, h kappa'(t) / (1 - kappa(t))),    h = s - t
     adaptive  h kappa'(t) / (1 - kappa(t)),            h = min(s - t, (1 - kappa(t)) / kappa'(t))
 
-and takes the proposed value, independently of all others. `exact` is the chain's own transition
-for a prediction that is constant during the step: a single step reveals everything, and after any
-number of steps the fraction revealed is kappa. Shortening h while the network is still evaluated at
-the times of the matrix equals min(1, .) of `euler`, so `adaptive` has the same distribution and is
-kept as a name. Neither is for `root`, whose rate is infinite at t = 0.
+and takes the proposed value, independently of all others. `exact` is the transition of the chain
+for a prediction that is constant during the step: a single step reveals everything, and at any time
+the expected fraction of revealed tokens is kappa. `adaptive` shortens the step h, but the network
+is evaluated at the times of the matrix, so its distribution is that of `euler` with its min(1, .);
+the name is kept because published settings use it. Neither works with the schedule `root`, whose
+rate is infinite at t = 0.
 """
 
 import dataclasses
@@ -90,8 +91,8 @@ def reveal_by_chain(
         step: The state of the loop, with its schedule.
 
     Returns:
-        The window after the step. A frame that arrives at time 1 keeps no masked token, whichever
-        the transition.
+        The window after the step, int32 [B, T, H, W]. A frame at time 1 has no masked token, with
+        any transition.
 
     Raises:
         ValueError: if the transition is not defined for the schedule.
@@ -102,7 +103,7 @@ def reveal_by_chain(
             "use transition 'exact'"
         )
     probability = TRANSITIONS[transition](step.schedule, step.t, step.s)
-    # At s = 1 the tokens that Euler left are revealed too, and 0/0 at kappa = 1 is resolved.
+    # At s = 1 this reveals the tokens that `euler` left masked, and replaces 0/0 at kappa = 1.
     probability = jnp.where(step.s >= 1.0, 1.0, probability)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:]))(keys)
     revealed = step.masked & (uniform < probability[:, :, None, None])  # [B, T, H, W]

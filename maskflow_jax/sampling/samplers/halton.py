@@ -1,15 +1,15 @@
 """Halton order: reveal each frame's tokens in a low-discrepancy order.
 
 Tokens that are revealed in the same step are drawn independently of each other, so they should be
-far apart. The points of a two-dimensional Halton sequence (bases 2 and 3) fall evenly over the
-frame however many are taken; a frame's tokens are revealed in the order in which the sequence first
-visits their cells (Besnier et al., Halton Scheduler for Masked Generative Image Transformer,
-arXiv 2503.17076). The order asks for no confidence, so at one token per step it samples the
-network's joint distribution of a frame exactly.
+far apart. Any number of first points of a two-dimensional Halton sequence (bases 2 and 3) covers
+the frame evenly. The tokens of a frame are revealed in the order in which the sequence first visits
+their cells (Besnier et al., Halton Scheduler for Masked Generative Image Transformer,
+arXiv 2503.17076). The order does not depend on the confidence, so with one token per step the
+network's joint distribution of a frame is sampled exactly.
 
-Video adds one thing to the paper: frames are revealed side by side, and in the same order they
-would uncover the same place in all frames at once. Frame f's sequence is therefore rotated, modulo
-the frame, by the f-th point of another low-discrepancy sequence.
+For video, one thing is added to the paper: all frames are revealed in parallel, and with the same
+order they would reveal the same place of all frames at once. The sequence of frame f is therefore
+shifted, modulo the frame, by the f-th point of another low-discrepancy sequence.
 """
 
 import dataclasses
@@ -47,8 +47,8 @@ class Halton:
             step reveals.
         independent_time: Time passed to the network for new frames. None passes the time at which
             training would have revealed as much as is revealed.
-        revealed_times: Whether that time follows from the revealed share of each frame by itself
-            instead of from the plan. Only with `independent_time` None.
+        revealed_times: Whether that time follows from the revealed share of each frame instead of
+            from the plan. Only with `independent_time` None.
 
     Raises:
         ValueError: if a setting is out of range or a name is unknown.
@@ -79,13 +79,13 @@ class Halton:
         return frame_schedules.matched(fractions, window.num_frames, window.schedule)
 
     def step(self, keys: jax.Array, x: jax.Array, proposal: Proposal, step: Step) -> jax.Array:
-        """Reveals the next tokens of every frame's order; confidence has no part in it."""
+        """Reveals the next tokens in the order of every frame, whatever their confidence."""
         del keys
         check_steps(self, step)
         _, num_frames, height, width = x.shape
         order = halton_order(num_frames, height, width)  # [T, N], positions
         unknown = rearrange(step.unknown, "b t h w -> b t (h w)")
-        # The rank of an unknown token is the number of unknown ones up to it in the order.
+        # The rank of an unknown token is the number of unknown tokens up to it in the order.
         ranks = jnp.cumsum(jnp.take_along_axis(unknown, order[None], axis=2), axis=2)
         ranks = jnp.take_along_axis(ranks, np.argsort(order, axis=1)[None], axis=2)
         per_frame = jnp.sum(unknown, axis=2, dtype=jnp.int32)  # [B, T]
@@ -101,12 +101,12 @@ class Halton:
 
 @functools.cache
 def halton_order(num_frames: int, height: int, width: int) -> np.ndarray:
-    """The order in which each frame's tokens are revealed.
+    """Returns the order in which the tokens of each frame are revealed.
 
     Args:
-        num_frames: T.
-        height: H, tokens.
-        width: W, tokens.
+        num_frames: Number of frames T.
+        height: Height H of a frame in tokens.
+        width: Width W of a frame in tokens.
 
     Returns:
         int32 [T, H*W], each row a permutation of the flat positions.
@@ -121,14 +121,14 @@ def halton_order(num_frames: int, height: int, width: int) -> np.ndarray:
 
 
 def _visits(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Flat cells in the order of their first visit by points of the unit square [P, 2]."""
+    """Returns flat cell numbers in the order in which points [P, 2] first fall into them."""
     cell = np.floor(points * [height, width]).astype(int) @ [width, 1]
     first = np.unique(cell, return_index=True)[1]
     return cell[np.sort(first)]
 
 
 def _radical_inverse(count: int, base: int) -> np.ndarray:
-    """Van der Corput's sequence: 1..count with their digits mirrored at the point, float64."""
+    """Returns the van der Corput sequence: 1..count with mirrored digits, as fractions, float64."""
     index, value, unit = np.arange(1, count + 1), np.zeros(count), 1.0
     while index.any():
         index, digit = np.divmod(index, base)

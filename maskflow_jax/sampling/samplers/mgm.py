@@ -5,17 +5,18 @@ i reveals the n_i most confident masked tokens of the whole window and leaves th
 (MaskFlow, arXiv 2502.11234, Algorithm 4; Chang et al., MaskGIT, arXiv 2202.04200).
 
 The n_i are proportional to a weight f(r_i), with r_i falling from 1 to 0 over the steps, as in the
-released code. Unlike there they are shares of the tokens that are masked (not of the whole chunk,
-context included), they sum to that number exactly, and every step reveals at least one token, so
-that the S steps of the plan really take place.
+released code. In contrast to the released code, they are shares of the masked tokens (not of the
+whole window, context included), their sum is exactly the number of masked tokens, and every step
+reveals at least one token, so that no step of the plan is without effect.
 
 Algorithm 4 sets the times passed to the network once, 1 for the context and 0 for new frames, and
-never changes them: `independent_time` is 0 by default, and the published figures were made so. With
-None the network is passed the time that belongs to the revealed share, either that of the plan
-(the same for all frames) or the actual one of each frame (`revealed_times`).
+does not change them. The published results were computed in this way, so `independent_time` is 0 by
+default. With None the network receives the time that belongs to the revealed share, either to the
+planned share (the same for all frames) or to the actual share of each frame (`revealed_times`).
 
-Confidence-first order favours likely values by construction: its distribution is not the network's.
-Only `noise="random"` with one token per step samples the network's joint distribution exactly.
+Revealing the most confident tokens first favours likely values, so the samples do not follow the
+network's distribution. Only `noise="random"` with one token per step samples the network's joint
+distribution exactly.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ from maskflow_jax.sampling import frame_schedules
 from maskflow_jax.sampling.plans import RolloutPlan
 from maskflow_jax.sampling.types import Proposal, RolloutRequest, Step, WindowShape
 
-WARM_UP_STEPS = 2  # steps in random order before "warm_up" turns to confidence
+WARM_UP_STEPS = 2  # steps in random order before "warm_up" uses the confidence
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,8 @@ class MGM:
         noise_scale: Size of the Gumbel noise of "linear" at the first step.
         independent_time: Time passed to the network for new frames; the paper's 0 by default. None
             passes the time at which training would have revealed as much as is revealed.
-        revealed_times: Whether that time follows from the revealed share of each frame by itself
-            instead of from the plan. Only with `independent_time` None.
+        revealed_times: Whether that time follows from the revealed share of each frame instead of
+            from the plan. Only with `independent_time` None.
 
     Raises:
         ValueError: if a setting is out of range or a name is unknown.
@@ -100,7 +101,7 @@ BOTH_TIMES = "revealed_times has no effect with an independent_time; set indepen
 
 
 def check_steps(sampler, step: Step) -> None:
-    """Raises ValueError if a loop has other steps than its sampler has planned."""
+    """Raises ValueError if the number of steps of a loop is not that of its sampler."""
     if step.num_steps != sampler.num_steps:
         raise ValueError(
             f"{sampler.name} plans {sampler.num_steps} steps, the matrix of times has "
@@ -109,15 +110,15 @@ def check_steps(sampler, step: Step) -> None:
 
 
 def unmask_counts(num_masked: jax.Array, num_steps: int, mode: str = "arccos") -> jax.Array:
-    """How many tokens each step reveals.
+    """Returns the number of tokens that each step reveals.
 
     Args:
-        num_masked: int32 [B], tokens to reveal.
-        num_steps: S.
-        mode: a key of `COUNTS`.
+        num_masked: Number of tokens to reveal, int32 [B].
+        num_steps: Number of steps S.
+        mode: A key of `COUNTS`.
 
     Returns:
-        Counts int32 [B, S], at least 1 each and of sum num_masked. Where num_masked < S the first
+        Counts int32 [B, S], each at least 1, with the sum num_masked. If num_masked < S, the first
         num_masked steps reveal one token each and the others none.
 
     Raises:
@@ -127,20 +128,20 @@ def unmask_counts(num_masked: jax.Array, num_steps: int, mode: str = "arccos") -
     total = jnp.asarray(num_masked, jnp.int32)[:, None]  # [B, 1]
     step = jnp.arange(num_steps, dtype=jnp.int32)
     revealed = jnp.round(total * _cumulative_weights(num_steps, mode)).astype(jnp.int32)  # [B, S]
-    # The least sequence above `revealed` that rises by at least one per step, held below the line
-    # that leaves a token for each step to come.
+    # The lowest sequence above `revealed` that rises by at least one per step, limited so that one
+    # token is left for each later step.
     rising = step + jax.lax.cummax(jnp.maximum(revealed - step, 1), axis=1)
     ceiling = jnp.maximum(total - (num_steps - 1 - step), jnp.minimum(step + 1, total))
     return jnp.diff(jnp.minimum(rising, ceiling), axis=1, prepend=0)
 
 
 def revealed_fractions(num_masked: int, num_steps: int, mode: str = "arccos") -> np.ndarray:
-    """The fraction of the unknown tokens revealed before each step and at the end.
+    """Returns the fraction of the unknown tokens revealed before each step and at the end.
 
     Args:
-        num_masked: tokens to reveal in a window: new frames times tokens per frame.
-        num_steps: S.
-        mode: a key of `COUNTS`.
+        num_masked: Number of tokens to reveal: new frames times tokens per frame.
+        num_steps: Number of steps S.
+        mode: A key of `COUNTS`.
 
     Returns:
         float64 [S+1], from 0 to 1, for `frame_schedules.matched`.
@@ -156,7 +157,7 @@ def revealed_fractions(num_masked: int, num_steps: int, mode: str = "arccos") ->
 
 
 def _cumulative_weights(num_steps: int, mode: str) -> np.ndarray:
-    """Sum of the weights up to each step, over their total: float32 [S], ending in exactly 1."""
+    """Returns the cumulative weights divided by their total, float32 [S]; the last is exactly 1."""
     if num_steps == 1:
         return np.ones(1, np.float32)  # the only weight is f(1) = 0
     weights = COUNTS[mode](np.linspace(1.0, 0.0, num_steps))
@@ -164,9 +165,9 @@ def _cumulative_weights(num_steps: int, mode: str) -> np.ndarray:
 
 
 def _most_confident(confidence: jax.Array, masked: jax.Array, count: jax.Array) -> jax.Array:
-    """Exactly `count` masked tokens of one window [T, H, W], ties to the earlier token."""
+    """Selects exactly `count` masked tokens of a window [T, H, W]; of equal ones the earlier."""
     confidence, candidate = (rearrange(a, "t h w -> (t h w)") for a in (confidence, masked))
-    # Ranked, never thresholded, so that ties cannot add tokens; masked tokens first even where
+    # By rank, not by a threshold, so that ties cannot add tokens. Masked tokens come first even if
     # their confidence is -inf or NaN.
     order = jnp.lexsort((-confidence, ~candidate))
     chosen = jnp.zeros_like(candidate).at[order].set(jnp.arange(order.size) < count)
@@ -186,7 +187,7 @@ def _none(key, log_confidence, index, num_steps, scale):
 
 
 def _linear(key, log_confidence, index, num_steps, scale):
-    """Gumbel noise that fades to nothing at the last step."""
+    """Adds Gumbel noise that decreases to zero at the last step."""
     progress = index / max(num_steps - 1, 1)
     return log_confidence + scale * (1.0 - progress) * jax.random.gumbel(key, log_confidence.shape)
 
@@ -201,7 +202,7 @@ def _warm_up(key, log_confidence, index, num_steps, scale):
 
 
 COUNTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "constant": np.ones_like,  # what the paper's text says
+    "constant": np.ones_like,  # in the text of the paper
     "root": lambda r: 1.0 - np.sqrt(r),
     "linear": lambda r: 1.0 - r,
     "square": lambda r: 1.0 - r**2,

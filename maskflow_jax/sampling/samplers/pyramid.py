@@ -1,7 +1,7 @@
-"""Diffusion Forcing's pyramid: the chain of `fm`, every frame one step behind the one before it.
+"""Diffusion Forcing's pyramid: the chain of `fm` with every frame one step behind the one before.
 
-Earlier frames are finished first, so that what comes first is certain first. (Chen et al.,
-Diffusion Forcing, arXiv 2407.01392; in MaskFlow, arXiv 2502.11234, section 5, the baseline DF.)
+Earlier frames are therefore finished first. (Chen et al., Diffusion Forcing, arXiv 2407.01392; the
+baseline DF in MaskFlow, arXiv 2502.11234, section 5.)
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
-"""ReMDM: a revealed token may be masked again, so that mistakes can be corrected.
+"""ReMDM: revealed tokens may be masked again, so that mistakes can be corrected.
 
 ReMDM (Wang et al., Remasking Discrete Diffusion Models with Inference-Time Scaling,
-arXiv 2503.00307) keeps the path's marginals, a token being clean with probability kappa(t), but
-mixes: in a step t -> s
+arXiv 2503.00307) keeps the marginals of the probability path (a token is clean with probability
+kappa(t)), but in a step t -> s
 
     a revealed token is masked with probability sigma,
     a masked token is revealed with probability (kappa(s) - (1 - sigma) kappa(t)) / (1 - kappa(t)),
@@ -13,8 +13,8 @@ rule (`fm`). Two of the paper's choices are available:
     cap       sigma = min(strength, sigma_max)
     rescale   sigma = strength sigma_max.
 
-The last step has sigma_max = 0 and reveals everything. Given tokens are never masked. (The paper's
-time runs the other way, and its alpha is kappa.)
+The last step has sigma_max = 0 and reveals everything. Known tokens are never masked. (The paper's
+time runs in the opposite direction, and its alpha is kappa.)
 """
 
 import dataclasses
@@ -81,7 +81,7 @@ class ReMDM:
         uniform = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:]))(keys)
         revealed = step.masked & (uniform < reveal[:, :, None, None])
         hidden = step.unknown & ~step.masked & (uniform < sigma[:, :, None, None])
-        # A position is either masked or not, so one uniform number answers both questions.
+        # A token is either masked or revealed, so one uniform number per token is enough.
         return jnp.where(revealed, proposal.tokens, jnp.where(hidden, step.mask_id, x))
 
     def plan(self, request: RolloutRequest) -> RolloutPlan:

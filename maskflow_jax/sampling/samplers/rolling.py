@@ -1,15 +1,16 @@
-"""Rolling diffusion: a window in which every frame is a little further from being finished.
+"""Rolling diffusion: in a window, every frame is at an earlier time than the frame before it.
 
-Three stages, each a matrix of times for the one loop (`frame_schedules.rolling_times`):
+There are three stages, each with its own matrix of times (`frame_schedules.rolling_times`):
 
     start   the w = k - m new frames of the first window go from masked to the rolling state, the
             j-th to time (w - j - 1) / w;
-    shift   all move on by 1 / w: the first is finished and leaves, the others, moved up by one
-            frame, and a masked one at the end are in the rolling state again; L - k times;
+    shift   all times grow by 1 / w, and the first new frame is finished. The others, moved up by
+            one frame, and a masked frame at the end are in the rolling state again. This stage is
+            repeated L - k times;
     finish  the last window goes from the rolling state to clean.
 
-(Ruhe et al., Rolling Diffusion Models, arXiv 2402.09470; in MaskFlow, arXiv 2502.11234, section 5,
-the baseline RDM.)
+(Ruhe et al., Rolling Diffusion Models, arXiv 2402.09470; the baseline RDM in MaskFlow,
+arXiv 2502.11234, section 5.)
 """
 
 import dataclasses
@@ -23,8 +24,6 @@ from maskflow_jax.io.settings import refuse
 from maskflow_jax.sampling.frame_schedules import between, rolling_times
 from maskflow_jax.sampling.samplers.fm import TRANSITIONS, reveal_by_chain
 from maskflow_jax.sampling.types import Proposal, RolloutRequest, Step, Window, WindowShape
-
-STAGES = ("start", "shift", "finish")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +74,7 @@ class Rolling:
                 "rolling advances by one frame and starts from its whole context; leave out the "
                 "stride, and to start from nothing set context_frames to 0"
             )
-        # With impossible numbers of frames the plan itself raises.
+        # The plan raises the error for impossible numbers of frames.
         new = max(1, request.chunk_size - request.context_frames)
         evaluations = request.guidance.evaluations
         return RollingPlan(
@@ -89,19 +88,19 @@ class Rolling:
 
 
 def rolling_matrices(num_steps: int, num_frames: int, context_frames: int) -> dict[str, np.ndarray]:
-    """The matrices of the three stages.
+    """Returns the matrices of times of the three stages.
 
     Args:
-        num_steps: passes of the first and of the last stage; a frame that is carried through the
-            whole window gets as many, rounded up to a whole number per shift.
-        num_frames: k.
-        context_frames: m.
+        num_steps: Number of steps of the first and of the last stage, and (rounded up to a whole
+            number per shift) of a frame that passes through the whole window.
+        num_frames: Number of frames k of the window.
+        context_frames: Number of context frames m.
 
     Returns:
         Times float32 [S+1, k] by stage, with S = num_steps, ceil(num_steps / (k - m)), num_steps.
 
     Raises:
-        ValueError: num_steps < 1 or no frame is new.
+        ValueError: if num_steps < 1 or no frame is new.
     """
     rolling = rolling_times(num_frames, context_frames)
     clean, new = np.ones(num_frames), num_frames - context_frames
@@ -120,15 +119,15 @@ class RollingPlan:
     """The windows of a rolling rollout, for `rollout.rollout`.
 
     Attributes:
-        video_length: L, frames of the finished video, context included.
-        chunk_size: k, frames the network sees at once.
-        context_frames: m, known at the start and context of every window.
-        start_nfe: number of network evaluations of the first stage.
-        shift_nfe: of one shift.
-        finish_nfe: of the last stage.
+        video_length: Number of frames L of the finished video, context included.
+        chunk_size: Number of frames k of a window.
+        context_frames: Number of context frames m of every window, all known at the start.
+        start_nfe: Number of network evaluations of the first stage.
+        shift_nfe: Number of network evaluations of one shift.
+        finish_nfe: Number of network evaluations of the last stage.
 
     Raises:
-        ValueError: no rollout has these numbers; the message lists every reason.
+        ValueError: if there is no such rollout; the message lists every reason.
     """
 
     video_length: int

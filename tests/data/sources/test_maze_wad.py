@@ -2,6 +2,7 @@
 
 import io
 import re
+import struct
 
 import numpy as np
 import pytest
@@ -14,21 +15,23 @@ from maskflow_jax.data.sources.maze_wad import (
     map_text,
     maze_wad,
     pack_lumps,
-    read_lumps,
     wall_faces,
 )
 
 MAZE = make_maze(5, rooms=5, colours=(4, 6))
 
 
+def read_lumps(wad):
+    """Takes a PWAD apart into named lumps, in their order."""
+    magic, count, place = struct.unpack_from("<4sii", wad)
+    assert magic == b"PWAD"
+    entries = struct.iter_unpack("<ii8s", wad[place : place + 16 * count])
+    return [(name.rstrip(b"\0").decode(), wad[at : at + size]) for at, size, name in entries]
+
+
 def test_lumps_come_back_as_they_were_packed():
     lumps = [("A", b"one"), ("EMPTY", b""), ("LONGNAME", bytes(range(256)))]
     assert read_lumps(pack_lumps(lumps)) == lumps
-
-
-def test_another_file_is_refused():
-    with pytest.raises(ValueError, match="not a PWAD"):
-        read_lumps(b"IWAD" + bytes(20))
 
 
 def test_file_holds_palettes_maps_and_textures_in_the_engine_s_order():

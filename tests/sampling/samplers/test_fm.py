@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from distributions import follows, independent_proposal, quick_jit, sample_keys
+from distributions import follows, independent_proposal, make_schedule, quick_jit, sample_keys
 
-from maskflow_jax.flow.schedules import SCHEDULES, make_schedule
+from maskflow_jax.flow.schedules import SCHEDULES
 from maskflow_jax.sampling.frame_schedules import full_sequence
 from maskflow_jax.sampling.samplers.fm import FM, TRANSITIONS
 from maskflow_jax.sampling.types import Proposal, WindowTokens

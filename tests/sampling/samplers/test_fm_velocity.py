@@ -5,8 +5,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from distributions import make_schedule
 
-from maskflow_jax.flow.schedules import make_schedule
 from maskflow_jax.sampling.samplers.fm import TRANSITIONS
 
 REFERENCE = np.load(Path(__file__).parents[2] / "reference" / "fm_velocity.npz")

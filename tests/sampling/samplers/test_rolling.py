@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from maskflow_jax.sampling.rollout import rollout
-from maskflow_jax.sampling.samplers.rolling import STAGES, Rolling, RollingPlan, rolling_matrices
+from maskflow_jax.sampling.samplers.rolling import Rolling, RollingPlan, rolling_matrices
 from maskflow_jax.sampling.types import RolloutRequest, Window, WindowTokens
 
 MASK = 1000
@@ -49,7 +49,7 @@ def test_every_frame_is_finished_once(length, k, m):
 @pytest.mark.parametrize("num_steps", [1, 5, 250])
 def test_each_stage_begins_where_the_one_before_ended(k, m, num_steps):
     """Bit for bit, once the window has moved on by the frame that was finished."""
-    start, shift, finish = (rolling_matrices(num_steps, k, m)[stage] for stage in STAGES)
+    start, shift, finish = rolling_matrices(num_steps, k, m).values()
     assert [len(times) - 1 for times in (start, shift, finish)] == [
         num_steps,
         -(-num_steps // (k - m)),
