@@ -33,6 +33,7 @@ def evaluate(
     samples: Sequence[str | Path] = (),
     tokenizer: str | Path | None = None,
     dataset: str | Path | None = None,
+    features: str | Path | None = None,
 ) -> dict[str, Any]:
     """Evaluates a model and writes `receipt.json`, a table, and curves of the drift.
 
@@ -43,6 +44,8 @@ def evaluate(
         samples: Folders of samples of this model to measure instead of sampling, one per draw.
         tokenizer: Folder of the tokenizer, if it is not where the config says.
         dataset: Folder of the dataset, likewise.
+        features: Folder in which features are kept, which evaluations may share; `out/features` by
+            default.
 
     Returns:
         The receipt.
@@ -68,11 +71,12 @@ def evaluate(
     else:
         folders, contexts = assessment.sample(out)
     sets = [sample_sets.read_samples(folder, assessment.generator) for folder in folders]
-    metrics, features, left_out = assessment.measure(sets, contexts, cache=out / "features")
+    cache = out / "features" if features is None else Path(features)
+    metrics, digests, left_out = assessment.measure(sets, contexts, cache=cache)
     sections = {
         "protocol": assessment.protocol_record(),
         "settings": dataclasses.asdict(settings) | {"length": int(sets[0].tokens.shape[1])},
-        "hashes": assessment.hashes(features),
+        "hashes": assessment.hashes(digests),
         "files": receipts.hash_files(folders, sample_sets.PATTERN),
         "contexts": None if contexts is None else [_places(clips) for clips in contexts],
         "left_out": left_out,

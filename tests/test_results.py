@@ -42,7 +42,8 @@ def evaluated(monkeypatch):
     """Stands for evaluations, which other tests make."""
     made = []
 
-    def evaluate(model, folder, settings):
+    def evaluate(model, folder, settings, *, features):
+        assert features == folder.parent / "features"
         made.append((model, settings.sampling))
         fd = Metric(name="maze_fd", draws=(1.0, 3.0), n=4, floor=0.5, floor_n=4)
         legal = Metric(name="legal", draws=(0.25,), n=4)
