@@ -45,21 +45,21 @@ def get_config(arguments: str = "") -> ml_collections.ConfigDict:
 
 
 def _demo(config: ml_collections.ConfigDict) -> None:
-    """A model for two cores and five minutes: shorter clips, and fewer mazes."""
+    """A model for two cores and five minutes: smaller, shorter clips, and fewer mazes."""
     config.data.directory = "data/maze_demo"
     config.data.clip_frames, config.data.batch_size = 8, 4
+    config.model.depth, config.model.width, config.model.num_heads = 4, 96, 3
     config.optimizer.warmup_steps = 50
-    config.optimizer.ema_decay = 0.99
-    config.run.num_steps = config.optimizer.decay_steps = 800
+    config.run.num_steps = config.optimizer.decay_steps = 2_400
     config.run.log_every = 20
-    config.run.eval_every, config.run.checkpoint_every, config.run.hook_every = 400, 400, 800
+    config.run.eval_every, config.run.checkpoint_every, config.run.hook_every = 800, 800, 2_400
     config.sampling.context_frames = 7
 
 
 def _demo_smoke(config: ml_collections.ConfigDict) -> None:
     """The demo's path in seconds."""
     _demo(config)
-    config.model.depth, config.model.width = 2, 64
+    config.model.depth, config.model.width = 2, 48
     config.optimizer.warmup_steps = 5
     config.run.num_steps = config.optimizer.decay_steps = 30
     config.run.log_every = 10

@@ -21,7 +21,7 @@ _SMOKE = flags.DEFINE_bool("smoke", False, "A few training steps instead of minu
 _NO_TRAIN = flags.DEFINE_bool("no_train", False, "Only shows the shipped model.")
 _OUT = flags.DEFINE_string("out", "demo_output", "Folder of the results.")
 
-FULL = {"train_videos": 120, "test_videos": 10, "num_frames": 100}
+FULL = {"train_videos": 300, "test_videos": 10, "num_frames": 100}
 SMOKE = {"train_videos": 6, "test_videos": 3, "num_frames": 80}
 
 
