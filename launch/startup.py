@@ -26,7 +26,8 @@ def start(*, keep_compiled: bool = True) -> None:
     """
     import jax  # here, for processes that import a program but only decode video
 
-    quiet_libraries(tracebacks="debug" in flags.FLAGS and flags.FLAGS.debug)
+    shown = flags.FLAGS.is_parsed() and flags.FLAGS.flag_values_dict().get("debug", False)
+    quiet_libraries(tracebacks=shown)
     if not keep_compiled:
         jax.config.update("jax_enable_compilation_cache", False)
     elif jax.config.jax_compilation_cache_dir is None:
