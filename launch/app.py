@@ -1,6 +1,6 @@
 """Serves the interactive page: generate from a model in a browser.
 
-    python -m launch.app                                  # the shipped model
+    python -m launch.app                                  # the shipped models
     python -m launch.app --models=runs/maze,exports/best --port=8000
 
 and open the address that is printed. The page is reached from this machine only, unless `--host`

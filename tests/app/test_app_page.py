@@ -1,7 +1,6 @@
 """The page in a real browser: generate, stop, reproduce, paint, upload, visitors at once."""
 
 import contextlib
-import io
 import time
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import browsers
 import numpy as np
 import pytest
 import tiny
+from copied_code import rerun
 from PIL import Image
 
 import maskflow_jax as mf
@@ -107,16 +107,6 @@ def paint(tab, reach):
     tab.mouse.down()
     tab.mouse.move(x + reach, y, steps=5)
     tab.mouse.up()
-
-
-def rerun(code, folder, monkeypatch):
-    """Runs copied code in a folder and returns its videos."""
-    monkeypatch.chdir(folder)
-    names, said = {}, io.StringIO()
-    with contextlib.redirect_stdout(said):
-        exec(compile(code, "copied.py", "exec"), names)
-    assert "the same video: True" in said.getvalue()
-    return names["videos"]
 
 
 def test_a_video_is_generated_and_the_copied_code_makes_it_again(visit, tmp_path, monkeypatch):

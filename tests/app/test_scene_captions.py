@@ -1,12 +1,11 @@
 """Captions on the page, with the shipped model of scenes: read, refused, sampled, copied, shown."""
 
-import contextlib
-import io
 from unittest import mock
 
 import numpy as np
 import pytest
 import tiny
+from copied_code import rerun
 
 from maskflow_jax.app import pictures
 from maskflow_jax.app.actions import Actions, Limits
@@ -48,15 +47,6 @@ def values(actions):
     return {**names, "entries": entries}
 
 
-def run(code, folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    names, said = {}, io.StringIO()
-    with contextlib.redirect_stdout(said):
-        exec(compile(code, "copied.py", "exec"), names)
-    assert "the same video: True" in said.getvalue()
-    return names["videos"]
-
-
 def test_scenes_are_made_and_the_copied_code_makes_them_again(
     actions, values, tmp_path, monkeypatch
 ):
@@ -69,7 +59,7 @@ def test_scenes_are_made_and_the_copied_code_makes_them_again(
     assert job.complete and job.videos.tokens.shape[1] == 18
     np.testing.assert_array_equal(job.videos.texts.scene_id, [np.arange(18) // 9])
     assert "length=" not in last.code and "guidance=1.5,\n" in last.code
-    again = run(last.code, tmp_path, monkeypatch)
+    again = rerun(last.code, tmp_path, monkeypatch)
     np.testing.assert_array_equal(again.tokens, job.videos.tokens)
     assert again.texts.captions == (("red walls, walking straight", "Green walls: turning left."),)
     # The unmasking is that of the video, with its captions.
